@@ -1,0 +1,1 @@
+"""What configures nodes: one module a kind of resource, its templates beside it."""

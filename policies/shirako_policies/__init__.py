@@ -1,0 +1,1 @@
+"""Who gets how much (allocation), which units (assignment), how much to ask for (demand)."""

@@ -1,0 +1,380 @@
+"""The loop of an actor: gather what happened, step, commit once, then perform.
+
+One turn takes everything that waits (messages, commands, ended handlers, due timers), lets the
+role step its records, and commits all changes in one ledger transaction. Only then are messages
+delivered, handlers started, callers answered. So nothing that anybody was told can be lost, and
+the cost of a commit is shared by all that came in the meantime.
+
+Recovery is loading, and performing what the records ask for. A commit that fails, or a step that
+breaks, is treated as a crash would be: memory is dropped and loaded again (rule 15).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from shirako.actors.courier import Courier, Delivery
+from shirako.actors.handling import Handling, Performer
+from shirako.actors.role import Batch, Kept, Refused, Role
+from shirako.clock import Clock, Entropy
+from shirako.core.claims import Party
+from shirako.core.machine import HandlerEnded, IllegalTransition, Key, Record, Work
+from shirako.ledger import CommitFailed, Ledger
+from shirako.transport import Transport
+from shirako.transport.envelope import Opened, Refusal, Rejected, acknowledge, open_envelope
+from shirako.trust import PrivateKey, PublicKey
+
+QUEUE_MAX = 20_000
+"""Things waiting for the next turn; beyond it envelopes are refused as overloaded (BOUNDED)."""
+TURN_MAX = 2_000
+"""Things taken in one turn: bounds how long a commit makes the first of them wait."""
+ENVELOPES_REMEMBERED = 64
+PEERS_REMEMBERED = 10_000
+FLUSH_SECONDS = 2.0
+RELOAD_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+RoleT = TypeVar("RoleT", bound=Role[Any])
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Item:
+    """Something for the next turn: what to do to the role, and who waits for it."""
+
+    act: Callable[[Any, int], Any]
+    done: asyncio.Future[Any] | None = None
+    outcome: Any = None
+    error: Exception | None = None
+
+
+class Actor(Generic[RoleT]):
+    """One running actor. Everything but the role is the same for all three."""
+
+    def __init__(
+        self,
+        *,
+        party: Party,
+        key: PrivateKey,
+        open_role: Callable[[], RoleT],
+        ledger: Ledger,
+        transport: Transport,
+        performer: Performer,
+        clock: Clock,
+        entropy: Entropy,
+        skew: int,
+    ) -> None:
+        """`open_role` makes an empty role; it is called again whenever memory is dropped."""
+        self.party = party
+        self.role: RoleT = open_role()
+        self.clock = clock
+        self.entropy = entropy
+        self.counters: Counter[str] = Counter()
+        """Refused envelopes and messages by what was wrong with them, and other counts."""
+        self.skews: dict[str, int] = {}
+        """Measured milliseconds that each peer's clock is ahead of ours."""
+        self._key = key
+        self._open_role = open_role
+        self._ledger = ledger
+        self._transport = transport
+        self._skew_ms = skew * 1000
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{party.name} ledger")
+        self._queue: list[_Item] = []
+        self._stirred = asyncio.Event()
+        self._timers: list[tuple[int, str, Key]] = []
+        self._couriers: dict[str, Courier] = {}
+        self._handling = Handling(performer, clock, entropy, self._ended, self._tell)
+        self._windows: OrderedDict[str, OrderedDict[int, asyncio.Future[bytes]]] = OrderedDict()
+        self._known: dict[str, PublicKey] = {}
+        self._watchers: defaultdict[Key, set[asyncio.Event]] = defaultdict(set)
+        self._warned: dict[tuple[str, str], int] = {}
+        self._loop_task: asyncio.Task[None] | None = None
+
+    # Life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load the ledger and go on where it ends."""
+        self._load()
+        self._loop_task = asyncio.get_running_loop().create_task(
+            self._run(), name=f"actor {self.party.name}"
+        )
+
+    async def stop(self) -> None:
+        """Stop at once; what is not committed did not happen."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.gather(self._loop_task, return_exceptions=True)
+        await asyncio.gather(*(courier.stop() for courier in self._couriers.values()))
+        await self._handling.stop()
+        self._writer.shutdown(wait=True)
+        self._ledger.close()
+
+    def _load(self) -> None:
+        role = self._open_role()
+        for kind, key, body in self._ledger.load():
+            role.load(kind, key, body)
+        role.loaded()
+        self.role = role
+        self._known = {kid: PublicKey(party.x) for kid, party in role.pinned.items()}
+        self._timers.clear()
+        for kind, key, kept in role.kept():
+            self._perform_for(kind, key, kept)
+
+    # Doors ------------------------------------------------------------------------------------
+
+    async def receive(self, data: bytes) -> bytes:
+        """Take an envelope; returns the acknowledgement once its messages are durable.
+
+        Raises `Rejected` when the envelope as a whole is not taken.
+        """
+        now_ms = self.clock.milliseconds()
+        try:
+            opened = open_envelope(data, self.party.kid, now_ms, self._skew_ms, self._known)
+            if len(self._queue) >= QUEUE_MAX:
+                raise Rejected(503, "overloaded", "too much is waiting here; try again later")
+        except Rejected as rejected:
+            self._refused("?", rejected.kind, str(rejected))
+            raise
+        return await self._once(opened, now_ms)
+
+    async def _once(self, opened: Opened, now_ms: int) -> bytes:
+        """Process an envelope unless it was taken before; then its acknowledgement is repeated."""
+        kid = opened.sender.kid
+        self.skews[kid] = opened.sent_ms - now_ms
+        window = self._windows.setdefault(kid, OrderedDict())
+        self._windows.move_to_end(kid)
+        if len(self._windows) > PEERS_REMEMBERED:
+            self._windows.popitem(last=False)
+        known = window.get(opened.n)
+        if known is None:
+            known = asyncio.ensure_future(self._take(opened))
+            window[opened.n] = known
+            if len(window) > ENVELOPES_REMEMBERED:
+                window.popitem(last=False)
+        return await asyncio.shield(known)
+
+    async def _take(self, opened: Opened) -> bytes:
+        def act(role: Role[Any], now: int) -> tuple[Refusal, ...]:
+            refused = []
+            for index, message in enumerate(opened.messages):
+                refusal = (
+                    message
+                    if isinstance(message, Refusal)
+                    else role.receive(opened.sender, message, now)
+                )
+                if refusal is not None:
+                    refused.append(Refusal(index, refusal.code, refusal.reason, refusal.retry))
+            return tuple(refused)
+
+        refused = await self.submit(act)
+        name = self.role.name_of(opened.sender.kid)
+        for refusal in refused:
+            if refusal.code != "busy":
+                self._refused(name, refusal.code, refusal.reason)
+        now_ms = self.clock.milliseconds()
+        return acknowledge(self._key, opened.sender.kid, opened.n, now_ms, refused)
+
+    async def submit(self, act: Callable[[RoleT, int], T]) -> T:
+        """Run `act(role, now)` in the next turn; returns when its changes are durable.
+
+        Raises what `act` raises, most often `Refused`.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._put(_Item(act, done))
+        return await done
+
+    async def changes(self, key: Key) -> AsyncIterator[Record | None]:
+        """The record of one lease now, and again after each commit that changed it."""
+        changed = asyncio.Event()
+        self._watchers[key].add(changed)
+        try:
+            while True:
+                changed.clear()
+                yield self.role.leases.get(key)
+                await changed.wait()
+        finally:
+            self._watchers[key].discard(changed)
+            if not self._watchers[key]:
+                del self._watchers[key]
+
+    async def read_ledger(self, read: Callable[[Ledger], T]) -> T:
+        """Run `read(ledger)` in the thread that commits, between two commits."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, read, self._ledger)
+
+    # The loop ---------------------------------------------------------------------------------
+
+    def _put(self, item: _Item) -> None:
+        self._queue.append(item)
+        self._stirred.set()
+
+    async def _run(self) -> None:
+        flushed = asyncio.get_running_loop().time()
+        while True:
+            await self._wait()
+            items = self._queue[:TURN_MAX]
+            del self._queue[:TURN_MAX]
+            loop_time = asyncio.get_running_loop().time()
+            flush = loop_time - flushed > FLUSH_SECONDS
+            if flush:
+                flushed = loop_time
+            await self._turn(items, flush=flush)
+
+    async def _wait(self) -> None:
+        """Until something is in the queue, a timer is due, or deliveries have to be stored."""
+        if self._queue:
+            await asyncio.sleep(0)  # let what is ready now join this turn
+            return
+        self._stirred.clear()
+        pause: float | None = FLUSH_SECONDS if self.role.acknowledged else None
+        if self._timers:
+            ahead = max(self._timers[0][0] - self.clock.milliseconds() / 1000, 0.0)
+            pause = min(ahead, pause) if pause is not None else ahead
+        try:
+            async with asyncio.timeout(pause):
+                await self._stirred.wait()
+        except TimeoutError:
+            pass
+
+    async def _turn(self, items: list[_Item], *, flush: bool) -> None:
+        now = self.clock.tick()
+        due = self._due(now)
+        if not self._step_all(items, due, now):
+            return
+        if flush:
+            self.role.flush()
+        batch = self.role.take_batch()
+        if batch.changed or batch.entries:
+            try:
+                await self._commit(batch)
+            except CommitFailed as error:
+                await self._crashed(items, error)
+                return
+        self._perform(batch)
+        for item in items:
+            _answer(item)
+
+    def _step_all(self, items: list[_Item], due: list[Key], now: int) -> bool:
+        """Step everything; False when memory had to be dropped, and the rest waits again."""
+        for item in items:
+            try:
+                item.outcome = item.act(self.role, now)
+            except (Refused, IllegalTransition, KeyError) as error:
+                item.error = error
+            except Exception as error:
+                log.exception("%s: a step broke; it alone is refused", self.party.name)
+                self._drop_poison(items, item, error)
+                return False
+        for key in due:
+            self.role.woken(key, now)
+        self.role.settle(now)
+        return True
+
+    def _drop_poison(self, items: list[_Item], poison: _Item, error: Exception) -> None:
+        """Refuse the one event that broke, forget this turn, and take up the others again."""
+        items.remove(poison)
+        poison.error = error
+        _answer(poison)
+        for item in items:
+            item.outcome, item.error = None, None
+        self._queue[:0] = items
+        self._load()
+
+    async def _commit(self, batch: Batch) -> None:
+        writes = batch.writes()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writer, self._ledger.commit, writes, batch.entries)
+
+    async def _crashed(self, items: list[_Item], error: CommitFailed) -> None:
+        log.error("%s: nothing of this turn is stored: %s", self.party.name, error)
+        self.counters["commit_failed"] += 1
+        for item in items:
+            item.error = Refused("unavailable", "the ledger can not be written", retry=True)
+            _answer(item)
+        await asyncio.sleep(RELOAD_SECONDS)
+        self._load()
+
+    def _due(self, now: int) -> list[Key]:
+        due = []
+        while self._timers and self._timers[0][0] <= now:
+            due.append(heapq.heappop(self._timers)[2])
+        return due
+
+    # Performing -------------------------------------------------------------------------------
+
+    def _perform(self, batch: Batch) -> None:
+        for (kind, key), value in batch.changed.items():
+            if kind != "unit":
+                self._perform_for(kind, key, value)
+            for changed in self._watchers.get(key, ()):
+                changed.set()
+
+    def _perform_for(self, kind: str, key: Key, kept: Kept | None) -> None:
+        """Make what is under way for one thing match its record."""
+        if kept is None:
+            return
+        for kid, line in kept.lines.items():
+            if line.unacked or kid in self._couriers:
+                self._courier(kid).put(kind, key, line.unacked)
+        if kind == "lease":
+            self._handling.update(key, kept.work)
+        if kept.wake is not None:
+            heapq.heappush(self._timers, (kept.wake, kind, key))
+            self._stirred.set()
+
+    def _courier(self, kid: str) -> Courier:
+        courier = self._couriers.get(kid)
+        if courier is None:
+            party = self.role.parties[kid]
+            courier = Courier(
+                self._key, party, self._transport, self.clock, self.entropy, self._deliveries
+            )
+            self._couriers[kid] = courier
+        return courier
+
+    def _deliveries(self, deliveries: list[Delivery]) -> None:
+        def act(role: Role[Any], now: int) -> None:
+            for d in deliveries:
+                if d.refusal is None:
+                    role.delivered(d.kind, d.key, d.peer, d.message.n)
+                else:
+                    role.undeliverable(d.kind, d.key, d.peer, d.message, d.refusal, now)
+
+        self._put(_Item(act))
+
+    def _ended(self, key: Key, event: HandlerEnded) -> None:
+        self._put(_Item(lambda role, _now: role.handler_ended(key, event)))
+
+    def _tell(self, key: Key, work: Work, line: str) -> None:
+        def act(role: Role[Any], now: int) -> None:
+            record = role.leases.get(key)
+            if record is not None:
+                role.tell(record, now, "log", f"{work.handler} {work.unit}", line)
+
+        self._put(_Item(act))
+
+    def _refused(self, peer: str, kind: str, detail: str) -> None:
+        """Count a refusal; log it once a peer and minute, so that nobody can fill the log."""
+        self.counters[f"refused.{kind}"] += 1
+        minute = self.clock.tick() // 60
+        if self._warned.get((peer, kind)) != minute:
+            if len(self._warned) > PEERS_REMEMBERED:
+                self._warned.clear()
+            self._warned[peer, kind] = minute
+            log.warning("%s: refused from %s (%s): %s", self.party.name, peer, kind, detail)
+
+
+def _answer(item: _Item) -> None:
+    if item.done is None or item.done.done():
+        return
+    if item.error is not None:
+        item.done.set_exception(item.error)
+    else:
+        item.done.set_result(item.outcome)

@@ -1,0 +1,312 @@
+"""The broker: holds delegations of sites, sells tickets on them.
+
+CONSERVE rests here: a grant is booked in its delegation's calendar before the next decision is
+made, in the same batch that issues it; and calendars are rebuilt from delegations and grants.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import msgspec
+
+from shirako.actors.role import Kept, Refused, Role
+from shirako.core import broker as machine
+from shirako.core import messages
+from shirako.core.broker import Allocate, BrokerLease, BrokerState, Denied, Free, Grant, Granted
+from shirako.core.calendar import Calendar
+from shirako.core.claims import Chain, Claim, Party, Receipt, Unfit, check_chain
+from shirako.core.delegation import Delegation
+from shirako.core.exchange import Line
+from shirako.core.machine import Event, Key, Me
+from shirako.core.messages import Message
+from shirako.core.policy import Allocation, Declined, Demanded, Given, Share
+from shirako.core.properties import fault
+from shirako.core.terms import Term
+from shirako.trust import PublicKey, digest
+
+
+class Broker(Role[BrokerLease]):
+    title = "broker"
+    kinds: ClassVar[dict[str, type[msgspec.Struct]]] = {
+        "lease": BrokerLease,
+        "delegation": Delegation,
+    }
+
+    def __init__(
+        self,
+        me: Me,
+        suppliers: dict[str, Party],
+        guests: dict[str, Party],
+        policy: Allocation,
+    ) -> None:
+        """`suppliers` may hand us delegations, `guests` may ask for tickets; by thumbprint."""
+        super().__init__(me, machine.TABLE, {**suppliers, **guests})
+        self.suppliers = suppliers
+        self.guests = guests
+        self.policy = policy
+        self.delegations: dict[str, Delegation] = {}
+        self.shares: dict[str, list[Share]] = {}
+        self._claims: dict[str, Claim] = {}
+        """Delegation id -> the verified claim that its chain ends in."""
+        self._undecided: list[tuple[Key, Allocate]] = []
+
+    # Books ------------------------------------------------------------------------------------
+
+    def keep(self, kind: str, key: Key, value: Any) -> None:
+        if kind == "delegation":
+            self.delegations[value.id] = value
+            self.batch.changed[kind, key] = value
+        else:
+            super().keep(kind, key, value)
+
+    def find(self, kind: str, key: Key) -> Any:
+        return self.delegations.get(key[1]) if kind == "delegation" else super().find(kind, key)
+
+    def loaded(self) -> None:
+        for delegation in self.delegations.values():
+            self._open_share(delegation)
+        for grant in self._grants():
+            self._restore(grant)
+        super().loaded()
+
+    def kept(self) -> Iterator[tuple[str, Key, Kept]]:
+        yield from super().kept()
+        for delegation in self.delegations.values():
+            yield "delegation", delegation.key, delegation
+
+    def last_end(self, record: BrokerLease) -> int:
+        return record.term.end
+
+    def share(self, delegation: str) -> Share | None:
+        held = self.delegations.get(delegation)
+        shares = self.shares.get(held.type, ()) if held else ()
+        return next((share for share in shares if share.delegation == delegation), None)
+
+    def _open_share(self, delegation: Delegation) -> None:
+        claim = self.verifier.chain(delegation.chain)[-1]
+        self._claims[delegation.id] = claim
+        capacity = int(claim.units * claim.overbooking)
+        share = Share(delegation=delegation.id, calendar=Calendar(capacity, claim.term))
+        others = [s for s in self.shares.get(delegation.type, []) if s.delegation != delegation.id]
+        self.shares[delegation.type] = [*others, share]
+
+    def _grants(self) -> Iterator[Grant]:
+        return (grant for lease in self.leases.values() for grant in lease.grants)
+
+    def _book(self, grant: Grant) -> None:
+        share = self.share(grant.delegation)
+        if share is not None:
+            share.calendar.book(grant.units, grant.term)
+
+    def _restore(self, grant: Grant) -> None:
+        """Book what was sold before; a delegation that has shrunk since may be exceeded by it."""
+        share = self.share(grant.delegation)
+        if share is not None:
+            share.calendar.restore(grant.units, grant.term)
+
+    # Decisions --------------------------------------------------------------------------------
+
+    def carry_out(self, key: Key, effect: Any, now: int) -> None:
+        if isinstance(effect, Allocate):
+            self._undecided.append((key, effect))
+        elif isinstance(effect, Free):
+            share = self.share(effect.delegation)
+            if share is not None and effect.term.end > share.calendar.term.start:
+                start = max(effect.term.start, share.calendar.term.start)
+                share.calendar.release(effect.units, Term(start, effect.term.end))
+
+    def settle(self, now: int) -> None:
+        """Put the gathered requests to the policy, extensions first: they keep units in place."""
+        undecided = [(k, a) for k, a in self._undecided if self._waits(k)]
+        self._undecided = []
+        if not undecided:
+            return
+        for share in (share for shares in self.shares.values() for share in shares):
+            share.calendar.forget(now - 2 * self.me.skew)
+        undecided.sort(key=lambda item: not item[1].extends)
+        requests = [self._demanded(key, asked) for key, asked in undecided]
+        decisions = self.policy.decide(self.shares, requests, now)
+        for (key, asked), decision in zip(undecided, decisions, strict=True):
+            self._answer(self.leases[key], asked, decision, now)
+
+    def _waits(self, key: Key) -> bool:
+        """A Relinquish in the same turn may have ended it before it was decided."""
+        waiting = (BrokerState.TICKETING, BrokerState.EXTENDING_TICKET)
+        return self.leases[key].state in waiting
+
+    def _demanded(self, key: Key, asked: Allocate) -> Demanded:
+        lease = self.leases[key]
+        return Demanded(
+            type=lease.type,
+            units=asked.units,
+            least_units=asked.least_units,
+            term=asked.term,
+            least_end=asked.least_end,
+            extension=bool(asked.extends),
+            properties=lease.request,
+        )
+
+    def _answer(
+        self, lease: BrokerLease, asked: Allocate, decision: Given | Declined, now: int
+    ) -> None:
+        event: Event
+        if isinstance(decision, Declined):
+            event = Denied(
+                now=now, code=decision.code, reason=decision.reason, offer=decision.offer
+            )
+        else:
+            grants = tuple(
+                self._grant(lease, asked, number, delegation, decision.units, term)
+                for number, (delegation, term) in enumerate(decision.pieces)
+            )
+            for grant in grants:
+                self._book(grant)
+            resource = self.delegations[grants[0].delegation].resource
+            event = Granted(now=now, grants=grants, resource=resource, offer=decision.offer)
+        self.apply(lease, event, "policy")
+
+    def _grant(
+        self,
+        lease: BrokerLease,
+        asked: Allocate,
+        number: int,
+        delegation: str,
+        units: int,
+        term: Term,
+    ) -> Grant:
+        held = self.delegations[delegation]
+        # a number of the guest's request is used once, so the id is unique and yet repeatable
+        seed = f"{self.me.party.kid}/{lease.guest.kid}/{lease.id}/{lease.asked}/{number}"
+        jti = hashlib.sha256(seed.encode()).hexdigest()[:24]
+        claim = Claim(
+            jti=jti,
+            issuer=self.me.party.kid,
+            holder=lease.guest,
+            type=lease.type,
+            units=units,
+            term=term,
+            digest="",
+            parent=digest(held.chain[-1]),
+            reservation=lease.id,
+            extends=asked.extends,
+        )
+        chain: Chain = (*held.chain, self.me.sign_claim(claim))
+        return Grant(delegation=delegation, units=units, term=term, jti=jti, chain=chain)
+
+    # Messages ---------------------------------------------------------------------------------
+
+    def newcomer(self, sender: PublicKey, message: Message, now: int) -> BrokerLease | None:
+        if isinstance(message, messages.UpdateTicket):
+            self._take_delegation(sender, message, now)
+            return None
+        if message.holder != sender.kid or sender.kid not in self.guests:
+            raise Refused("stranger", "this broker deals with the guests of its descriptor only")
+        self.check_room()
+        if isinstance(message, messages.TicketRequest):
+            return self._requested(message, now)
+        if isinstance(message, messages.Relinquish):
+            # A Relinquish that overtook its Ticket. Its tombstone has to outlive any copy of that.
+            return BrokerLease(
+                id=message.rid,
+                guest=self.guests[sender.kid],
+                slice="",
+                type="",
+                units=1,
+                least_units=1,
+                term=Term(now, now + 2 * self.me.skew + 1),
+                state=BrokerState.NASCENT,
+            )
+        raise Refused("unknown", "this broker has no such reservation")
+
+    def _requested(self, message: messages.TicketRequest, now: int) -> BrokerLease:
+        wrong = fault(message.properties)
+        if wrong:
+            raise Refused("invalid", f"properties: {wrong}")
+        if not 1 <= message.least_units <= message.units:
+            raise Refused("invalid", "units: at least 1, and no fewer than least_units")
+        return BrokerLease(
+            id=message.rid,
+            guest=self.guests[message.holder],
+            slice=message.slice,
+            type=message.type,
+            units=message.units,
+            least_units=message.least_units,
+            term=message.term,
+            state=BrokerState.NASCENT,
+            request=message.properties,
+        )
+
+    def admit(self, sender: PublicKey, record: BrokerLease, message: Message) -> None:
+        if sender.kid == record.guest.kid:
+            return
+        if isinstance(message, messages.Relinquish) and message.receipt:
+            return  # the receipt's signature decides, whoever carries it
+        raise Refused("stranger", "not a reservation of yours")
+
+    def event_of(self, sender: PublicKey, record: BrokerLease, message: Message, now: int) -> Event:
+        match message:
+            case messages.TicketRequest():
+                return machine.TicketAsked(now=now, message=message)
+            case messages.ExtendTicket():
+                return machine.ExtendTicketAsked(now=now, message=message)
+            case messages.Relinquish():
+                receipt = self._receipt(record, message) if message.receipt else None
+                return machine.Relinquished(
+                    now=now, message=message, sender=sender.kid, receipt=receipt
+                )
+        raise Refused("unexpected", f"a broker takes no {type(message).__name__}")
+
+    def _receipt(self, record: BrokerLease, message: messages.Relinquish) -> Receipt | None:
+        """The receipt, if it is of the site that our grants rest on and for this lease (rule 2)."""
+        if not record.grants:
+            return None  # already given back: the second copy of the same receipt
+        root = self.verifier.chain(record.grants[0].chain)[0]
+        if root.site is None:
+            raise Refused("untrusted", "the grant's own chain has no site")
+        receipt = self.verifier.receipt(message.receipt, self.verifier.key(root.site.x))
+        if (receipt.holder, receipt.reservation) != record.key:
+            raise Refused("untrusted", "the receipt is for another lease")
+        return receipt
+
+    # Delegations ------------------------------------------------------------------------------
+
+    def _take_delegation(self, sender: PublicKey, message: messages.UpdateTicket, now: int) -> None:
+        """A pinned site (or broker above) hands us a share; a newer snapshot replaces an older."""
+        if sender.kid not in self.suppliers:
+            raise Refused("stranger", "this broker takes delegations from its suppliers only")
+        if message.holder != self.me.party.kid or len(message.ticket) != 1:
+            raise Refused("invalid", "a delegation is one chain, for this broker")
+        chain = message.ticket[0]
+        claims = self.verifier.chain(chain)
+        try:
+            claim = check_chain(claims, claims[0].issuer)
+        except Unfit as error:
+            raise Refused("untrusted", str(error)) from error
+        if claim.holder.kid != self.me.party.kid or claim.issuer != sender.kid:
+            raise Refused("untrusted", "the claim is not from its sender to this broker")
+        if claim.term.end <= now:
+            raise Refused("late", "the delegation's term is over")
+        held = self.delegations.get(message.rid)
+        line = held.lines.get(sender.kid, Line()) if held else Line()
+        if message.n <= line.seen:
+            return
+        delegation = Delegation(
+            id=message.rid,
+            holder=self.me.party,
+            type=claim.type,
+            units=claim.units,
+            term=claim.term,
+            chain=chain,
+            overbooking=claim.overbooking,
+            name=message.rid,
+            resource=message.properties,
+            lines={sender.kid: line.took(message.n)},
+        )
+        self.keep("delegation", delegation.key, delegation)
+        self._open_share(delegation)
+        for grant in self._grants():
+            if grant.delegation == delegation.id:
+                self._restore(grant)

@@ -1,0 +1,307 @@
+"""An actor's books: its records in memory, and the batch of changes that is not committed yet.
+
+Everything here is synchronous and without I/O. The actor's loop feeds events in, takes the batch,
+commits it, and performs what the changed records ask for. When a commit fails the whole object is
+thrown away and a new one is loaded (rule 15).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from shirako.core import messages
+from shirako.core.claims import Party
+from shirako.core.exchange import Arrival, Line
+from shirako.core.machine import (
+    Event,
+    HandlerEnded,
+    IllegalTransition,
+    Key,
+    Me,
+    Record,
+    Table,
+    Woken,
+    Work,
+    state_of,
+    step,
+)
+from shirako.core.messages import Message
+from shirako.ledger import Entry, Write
+from shirako.transport.envelope import Refusal
+from shirako.trust import PublicKey, Untrusted, Verifier
+
+RECORDS_MAX = 500_000
+"""Live records and tombstones; beyond it new requests are refused as `overloaded` (BOUNDED)."""
+TOMBSTONE_TICKS = 3600
+"""How long a closed record still answers after its term and the skew are over."""
+
+
+class Kept(Protocol):
+    """What the actor's loop needs to know of anything it keeps: what to send, run and wake."""
+
+    lines: dict[str, Line]
+    work: tuple[Work, ...]
+    wake: int | None
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one turn of the loop changed."""
+
+    changed: dict[tuple[str, Key], Any] = field(default_factory=dict)
+    """(kind, key) -> the new struct, or None when it is gone."""
+    entries: list[Entry] = field(default_factory=list)
+
+    def writes(self) -> list[Write]:
+        return [
+            Write(kind, "/".join(key), None if value is None else _encode(value))
+            for (kind, key), value in self.changed.items()
+        ]
+
+
+_encode = msgspec.json.Encoder().encode
+
+R = TypeVar("R", bound=Record)
+
+
+class Refused(Exception):
+    """A message or command is not taken. `retry`: the same may be taken later.
+
+    `field` names what of a command is wrong, for people.
+    """
+
+    def __init__(self, code: str, reason: str, *, retry: bool = False, field: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.retry = retry
+        self.field = field
+
+
+class Role(Generic[R]):
+    """What the three roles share. Each fills in the tables and the meaning of messages."""
+
+    title: ClassVar[str]
+    kinds: ClassVar[dict[str, type[msgspec.Struct]]]
+    """Kinds of things kept in the ledger, `lease` among them, and their types."""
+
+    def __init__(self, me: Me, table: Table[R], pinned: dict[str, Party]) -> None:
+        self.me = me
+        self.table = table
+        self.verifier = Verifier()
+        self.pinned = pinned
+        """Parties of the descriptor by thumbprint; only they are trusted beforehand."""
+        self.parties: dict[str, Party] = dict(pinned)
+        """Pinned parties, and those that tickets endorsed: whom we can send to."""
+        self.leases: dict[Key, R] = {}
+        self.batch = Batch()
+        self.acknowledged: set[tuple[str, Key]] = set()
+        """Things of which only deliveries are not stored yet; see `flush`."""
+
+    # Loading ----------------------------------------------------------------------------------
+
+    def load(self, kind: str, key: str, body: bytes) -> None:
+        """Take one stored thing into memory; `loaded` is called after the last one."""
+        value = msgspec.json.decode(body, type=self.kinds[kind])
+        self.keep(kind, _split(key), value)
+
+    def loaded(self) -> None:
+        """All is in memory: the batch of changes that loading made up is no change."""
+        self.batch = Batch()
+
+    def kept(self) -> Iterator[tuple[str, Key, Kept]]:
+        """Everything that may have something to send, run or wake, for recovery."""
+        for key, record in self.leases.items():
+            yield "lease", key, record
+
+    def keep(self, kind: str, key: Key, value: Any) -> None:
+        """Note a new or changed thing, in memory and in the batch."""
+        if kind == "lease":
+            self.leases[key] = value
+            self.learn(value)
+        self.batch.changed[kind, key] = value
+        self.acknowledged.discard((kind, key))
+
+    def learn(self, record: R) -> None:
+        """Remember the parties that a record names, as addresses to send to."""
+        self.parties.setdefault(record.guest.kid, record.guest)
+
+    def forget(self, key: Key) -> None:
+        """Drop a tombstone whose time is over."""
+        del self.leases[key]
+        self.batch.changed["lease", key] = None
+
+    def take_batch(self) -> Batch:
+        batch, self.batch = self.batch, Batch()
+        return batch
+
+    # Stepping ---------------------------------------------------------------------------------
+
+    def apply(self, record: R, event: Event, by: str) -> R:
+        """Step a record, keep the result, carry out its effects; returns the record after all.
+
+        Raises `IllegalTransition`, and then nothing has changed.
+        """
+        before = state_of(record)
+        result = step(self.table, record, event, self.me)
+        after = state_of(result.record)
+        if after.final and after.value != "CloseFailed":
+            until = self.last_end(result.record) + self.me.skew + TOMBSTONE_TICKS
+            result = result._replace(record=replace(result.record, wake=until))
+        self.keep("lease", record.key, result.record)
+        if after is not before or result.record.reason != record.reason:
+            self.tell(result.record, event.now, type(event).__name__, by, result.record.reason)
+        for effect in result.effects:
+            self.carry_out(record.key, effect, event.now)
+        return self.leases[record.key]
+
+    def tell(self, record: R, tick: int, what: str, by: str, note: str = "") -> None:
+        """Add a line to the lease's story."""
+        entry = Entry(
+            lease="/".join(record.key),
+            tick=tick,
+            what=what,
+            state=str(state_of(record).value),
+            by=by,
+            note=note,
+        )
+        self.batch.entries.append(entry)
+
+    def carry_out(self, key: Key, effect: Any, now: int) -> None:
+        """Do to the other books what a step asks for."""
+        raise NotImplementedError(f"{self.title}: {effect}")  # pragma: no cover
+
+    def settle(self, now: int) -> None:
+        """End of a turn: decide what was gathered for a policy."""
+
+    def last_end(self, record: R) -> int:
+        """The tick after which no claim of this lease can be spent."""
+        raise NotImplementedError  # pragma: no cover
+
+    # Events from the loop -------------------------------------------------------------------
+
+    def receive(self, sender: PublicKey, message: Message, now: int) -> Refusal | None:
+        """Take one message of a sender whose signature held; a refusal is for this one alone."""
+        try:
+            self._receive(sender, message, now)
+        except Refused as refused:
+            return Refusal(0, refused.code, refused.reason, refused.retry)
+        except Untrusted as error:
+            return Refusal(0, "untrusted", str(error))
+        return None
+
+    def _receive(self, sender: PublicKey, message: Message, now: int) -> None:
+        if message.n < 1:
+            raise Refused("invalid", "n: messages are numbered from 1")
+        key = (message.holder, message.rid)
+        record = self.leases.get(key)
+        if record is None:
+            record = self.newcomer(sender, message, now)
+            if record is None:
+                return
+        self.admit(sender, record, message)
+        line = record.lines.get(sender.kid, Line())
+        arrival = line.arrival(message.n)
+        if arrival is Arrival.OLD:
+            return
+        if arrival is Arrival.DUPLICATE:
+            self._keep_line(record, sender.kid, line.say_again(message.n))
+            return
+        heard = replace(record, lines={**record.lines, sender.kid: line.took(message.n)})
+        event = self.event_of(sender, heard, message, now)
+        try:
+            self.apply(heard, event, self.name_of(sender.kid))
+        except IllegalTransition as error:
+            if isinstance(message, messages.UpdateTicket | messages.UpdateLease | messages.Failed):
+                self._keep_line(record, sender.kid, line.took(message.n))
+            else:
+                raise Refused("busy", f"the lease is {error.state.value}", retry=True) from error
+
+    def _keep_line(self, record: R, peer: str, line: Line) -> None:
+        if record.lines.get(peer) != line:
+            changed = replace(record, lines={**record.lines, peer: line})
+            self.keep("lease", record.key, changed)
+
+    def newcomer(self, sender: PublicKey, message: Message, now: int) -> R | None:
+        """A fresh record for a message that may begin one. None: taken, and no lease of ours.
+
+        Raises `Refused`.
+        """
+        raise NotImplementedError  # pragma: no cover
+
+    def admit(self, sender: PublicKey, record: R, message: Message) -> None:
+        """Raise `Refused` unless `sender` may say `message` about `record`."""
+        raise NotImplementedError  # pragma: no cover
+
+    def event_of(self, sender: PublicKey, record: R, message: Message, now: int) -> Event:
+        """What a message means; raises `Refused` or `Untrusted`."""
+        raise NotImplementedError  # pragma: no cover
+
+    def delivered(self, kind: str, key: Key, peer: str, n: int) -> Kept | None:
+        """A peer has our messages up to `n` durably. Not urgent: kept with the next change."""
+        record = self.leases.get(key)
+        if record is None or peer not in record.lines:
+            return None
+        line = record.lines[peer].delivered(n)
+        self.leases[key] = replace(record, lines={**record.lines, peer: line})
+        self.acknowledged.add(("lease", key))
+        return self.leases[key]
+
+    def flush(self) -> None:
+        """Put what was only acknowledged into the batch.
+
+        A delivery that is not stored costs a resend after a crash, no more; so it waits for the
+        lease's next change, or for this.
+        """
+        for kind, key in self.acknowledged:
+            self.batch.changed.setdefault((kind, key), self.find(kind, key))
+        self.acknowledged.clear()
+
+    def find(self, kind: str, key: Key) -> Any:
+        """What is kept under this kind and key, or None."""
+        return self.leases.get(key) if kind == "lease" else None
+
+    def undeliverable(
+        self, kind: str, key: Key, peer: str, message: Message, why: Refusal, now: int
+    ) -> None:
+        """A peer refused one of our messages for good: the lease hears it as a `Failed`."""
+        self.delivered(kind, key, peer, message.n)
+
+    def handler_ended(self, key: Key, event: HandlerEnded) -> None:
+        """A handler answered; one that nobody waits for any more changes nothing (fencing)."""
+        record = self.leases.get(key)
+        if record is None or event.work not in record.work:
+            return
+        self.apply(record, event, f"{event.work.handler} {event.work.unit}")
+
+    def woken(self, key: Key, now: int) -> None:
+        """A record's wake tick has come; tombstones are dropped when theirs has."""
+        record = self.leases.get(key)
+        if record is None or record.wake is None or record.wake > now:
+            return
+        if state_of(record).final:
+            self.forget(key)  # a tombstone whose time is over; CloseFailed is never woken
+            return
+        try:
+            self.apply(replace(record, wake=None), Woken(now=now), "clock")
+        except IllegalTransition:
+            self.keep("lease", key, replace(record, wake=None))
+
+    def check_room(self) -> None:
+        if len(self.leases) >= RECORDS_MAX:
+            raise Refused("overloaded", "too many leases are kept here; try later", retry=True)
+
+    def name_of(self, kid: str) -> str:
+        """A peer's name for people."""
+        party = self.parties.get(kid)
+        return party.name if party and party.name else kid[:12]
+
+
+def _split(key: str) -> Key:
+    holder, _, rid = key.partition("/")
+    return (holder, rid)

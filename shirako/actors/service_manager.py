@@ -1,0 +1,211 @@
+"""The service manager: acts for a guest, between its wishes, a broker and the sites.
+
+It believes a ticket because a pinned broker signed it, and a site because the ticket's own chain
+starts at that site's key. Whatever does not fit what was asked for is refused, and told.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec.structs import replace
+
+from shirako.actors.role import Refused, Role
+from shirako.core import guest as machine
+from shirako.core import messages
+from shirako.core.claims import Claim, Party, Ticket, Unfit, check_chain
+from shirako.core.guest import Consider, GuestLease, GuestState
+from shirako.core.machine import Event, Key, Me
+from shirako.core.messages import Message
+from shirako.core.policy import Demand, End, Extend, GoOn, Wait
+from shirako.core.terms import Term
+from shirako.transport.envelope import Refusal
+from shirako.trust import PublicKey
+
+
+class ServiceManager(Role[GuestLease]):
+    title = "service-manager"
+    kinds: ClassVar[dict[str, type[msgspec.Struct]]] = {"lease": GuestLease}
+
+    def __init__(
+        self,
+        me: Me,
+        brokers: dict[str, Party],
+        policy: Demand,
+        *,
+        joins: bool,
+        lead: int = 2,
+    ) -> None:
+        """`joins`: guest drivers are there to join units; `lead`: ticks to act ahead of an end."""
+        super().__init__(me, machine.TABLE, dict(brokers))
+        self.brokers = brokers
+        self.policy = policy
+        self.joins = joins
+        self.lead = lead
+
+    def learn(self, record: GuestLease) -> None:
+        super().learn(record)
+        self.parties.setdefault(record.broker.kid, record.broker)
+        if record.site is not None:
+            self.parties.setdefault(record.site.kid, record.site)
+
+    def last_end(self, record: GuestLease) -> int:
+        return max(record.term.end, record.extended.end if record.extended else 0)
+
+    # Commands ---------------------------------------------------------------------------------
+
+    def request(self, lease: GuestLease, now: int, by: str) -> GuestLease:
+        """Begin a lease; the same id again is the same lease (idempotent)."""
+        known = self.leases.get(lease.key)
+        if known is not None:
+            return known
+        self.check_room()
+        return self.apply(replace(lease, joins=self.joins), machine.Requested(now=now), by)
+
+    def extend(self, key: Key, end: int, least_end: int, now: int, by: str) -> GuestLease:
+        """Ask for a later end; raises `Refused` when the lease is in no state to be extended."""
+        lease = self.leases[key]
+        if end <= lease.term.end:
+            raise Refused(
+                "shortens",
+                f"the lease already lasts until tick {lease.term.end}: an extension never shortens",
+                field="end",
+            )
+        if lease.state is not GuestState.ACTIVE:
+            raise Refused("busy", f"the lease is {lease.state.value}, not Active", retry=True)
+        event = machine.ExtendAsked(now=now, end=end, least_end=least_end)
+        return self.apply(lease, event, by)
+
+    def close(self, key: Key, reason: str, now: int, by: str) -> GuestLease:
+        """End a lease; closing again changes nothing."""
+        lease = self.leases[key]
+        ending = (GuestState.CANCELLING, GuestState.LEAVING, GuestState.CLOSE_WAIT)
+        if lease.state.final or lease.state in ending:
+            return lease
+        return self.apply(lease, machine.CloseAsked(now=now, reason=reason), by)
+
+    def set_renew(self, key: Key, renew: bool) -> GuestLease:
+        lease = replace(self.leases[key], renew=renew)
+        self.keep("lease", key, lease)
+        return lease
+
+    # Demand -----------------------------------------------------------------------------------
+
+    def carry_out(self, key: Key, effect: Any, now: int) -> None:
+        if isinstance(effect, Consider):
+            self._consider(key, now)
+
+    def _consider(self, key: Key, now: int) -> None:
+        lease = self.leases[key]
+        event: Event
+        match self.policy.decide(lease, now, self.lead):
+            case GoOn():
+                event = machine.Unblocked(now=now)
+            case Wait(until=until):
+                event = machine.WakeLater(now=now, tick=max(until, now + 1))
+            case Extend(end=end):
+                event = machine.ExtendAsked(now=now, end=end, least_end=end)
+            case End(reason=reason):
+                event = machine.CloseAsked(now=now, reason=reason)
+        self.apply(lease, event, "policy")
+
+    # Messages ---------------------------------------------------------------------------------
+
+    def newcomer(self, sender: PublicKey, message: Message, now: int) -> GuestLease | None:
+        if isinstance(message, messages.UpdateLease | messages.UpdateTicket | messages.Failed):
+            return None  # of a lease that is long over: taken, so that it is not sent again
+        raise Refused("unexpected", f"a service manager takes no {type(message).__name__}")
+
+    def admit(self, sender: PublicKey, record: GuestLease, message: Message) -> None:
+        site = record.site.kid if record.site else ""
+        if sender.kid not in (record.broker.kid, site):
+            raise Refused("stranger", "neither this lease's broker nor its site")
+
+    def event_of(self, sender: PublicKey, record: GuestLease, message: Message, now: int) -> Event:
+        from_broker = sender.kid == record.broker.kid
+        match message:
+            case messages.UpdateTicket() if from_broker:
+                return self._ticket_updated(record, message, now)
+            case messages.UpdateLease() if not from_broker:
+                return self._lease_updated(sender, record, message, now)
+            case messages.Failed():
+                if message.answers != record.lines[sender.kid].sent:
+                    raise Refused("stale", "it answers a request that another one has replaced")
+                return machine.Refused(now=now, message=message)
+        raise Refused("unexpected", f"no {type(message).__name__} is due from this sender")
+
+    def _ticket_updated(
+        self, record: GuestLease, message: messages.UpdateTicket, now: int
+    ) -> machine.TicketUpdated:
+        if not message.ticket:
+            return machine.TicketUpdated(now=now, message=message)
+        claims = self._read_ticket(record, message.ticket)
+        leaves = sorted((chain[-1] for chain in claims), key=lambda leaf: leaf.term.start)
+        term = Term(leaves[0].term.start, leaves[-1].term.end)
+        if record.state is GuestState.EXTENDING_TICKET:
+            if term.start != record.term.end:
+                return machine.TicketUpdated(now=now, message=message)  # of an older request
+            term = Term(record.term.start, term.end)
+        return machine.TicketUpdated(
+            now=now,
+            message=message,
+            site=claims[0][0].site,
+            term=term,
+            units=leaves[0].units,
+        )
+
+    def _read_ticket(self, record: GuestLease, ticket: Ticket) -> list[tuple[Claim, ...]]:
+        """The chains of a ticket, if it is ours, from our broker, and what we asked for."""
+        chains = []
+        for tokens in ticket:
+            claims = self.verifier.chain(tokens)
+            try:
+                leaf = check_chain(claims, claims[0].issuer)
+            except Unfit as error:
+                raise Refused("unfit", str(error)) from error
+            if leaf.holder.kid != self.me.party.kid or leaf.reservation != record.id:
+                raise Refused("unfit", "the ticket is not for us or not for this lease")
+            if leaf.issuer != record.broker.kid:
+                raise Refused("unfit", "the ticket is not issued by the broker that was asked")
+            if leaf.type != record.type or not record.least_units <= leaf.units <= record.units:
+                raise Refused("unfit", "the ticket is on another type or number of units")
+            chains.append(claims)
+        return chains
+
+    def _lease_updated(
+        self,
+        sender: PublicKey,
+        record: GuestLease,
+        message: messages.UpdateLease,
+        now: int,
+    ) -> machine.LeaseUpdated:
+        if message.receipt:
+            receipt = self.verifier.receipt(message.receipt, sender)
+            if (receipt.holder, receipt.reservation) != record.key:
+                raise Refused("untrusted", "the receipt is for another lease")
+        if not message.lease:
+            return machine.LeaseUpdated(now=now, message=message)
+        lease = self.verifier.lease(message.lease, sender)
+        if (lease.holder, lease.reservation) != record.key:
+            raise Refused("untrusted", "the lease is somebody else's")
+        return machine.LeaseUpdated(now=now, message=message, term=lease.term)
+
+    def undeliverable(
+        self, kind: str, key: Key, peer: str, message: Message, why: Refusal, now: int
+    ) -> None:
+        """A refused message is a refusal like any other; one that answers nothing is dropped."""
+        super().undeliverable(kind, key, peer, message, why, now)
+        lease = self.leases.get(key)
+        if lease is None or lease.lines[peer].sent != message.n:
+            return
+        failed = messages.Failed(
+            rid=message.rid,
+            holder=message.holder,
+            answers=message.n,
+            code=why.code,
+            reason=why.reason,
+        )
+        event = machine.Refused(now=now, message=failed)
+        if (lease.state, machine.Refused) in self.table:
+            self.apply(lease, event, self.name_of(peer))

@@ -1,0 +1,133 @@
+"""Key files: the actors' private keys, the peers' public ones, the guests' SSH public keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+from lxml import etree
+
+from shirako.descriptor.document import Document
+from shirako.descriptor.grammar import children, describe
+from shirako.descriptor.model import Fault
+
+_MAX_BYTES = 64 * 1024
+
+
+def check_keys(document: Document, *, required: bool) -> Iterator[Fault]:
+    """Faults of every key file; of absent ones only where keys are `required`."""
+    root = document.root
+    owners: dict[str, etree._Element] = {}
+    for actor in children(root, "authority", "broker", "service-manager", "peer"):
+        for key in _key(document, actor, required=required):
+            if isinstance(key, Fault):
+                yield key
+                continue
+            other = owners.setdefault(key.thumbprint(), actor)
+            if other is not actor:
+                yield document.fault(
+                    actor,
+                    f"{describe(actor)} has the same key as {describe(other)}, at line "
+                    f"{document.lines[other]}",
+                    "give each actor a key file of its own",
+                )
+    for element in root.iter("{*}ssh-key"):
+        yield from _ssh_key(document, element, required=required)
+
+
+def _key(document: Document, actor: etree._Element, *, required: bool) -> Iterator[Fault | OKPKey]:
+    """The faults of one actor's key file, or the key."""
+    named = actor.get("key")
+    if not named:
+        return
+    file = document.path.parent / named
+    public = etree.QName(actor).localname == "peer"
+    make = f"make it with: shirako keys {document.path}"
+    mend = "copy the public half, NAME.pub.jwk, from where the peer runs" if public else make
+    again = mend if public else f"delete it and {make}"
+    text = _text(file)
+    if text is None:
+        if required:
+            yield document.fault(actor, f"{describe(actor)}: there is no key file {file}", mend)
+        return
+    if isinstance(text, OSError):
+        reason = text.strerror or str(text)
+        yield document.fault(actor, f"{describe(actor)}: key file {file}: {reason}", again)
+        return
+    key = _read_jwk(text)
+    if isinstance(key, str):
+        yield document.fault(actor, f"{describe(actor)}: key file {file} {key}", again)
+    elif public and key.is_private:
+        yield document.fault(
+            actor,
+            f"{describe(actor)}: key file {file} holds the peer's private key",
+            f"{mend}; the private half must not leave it",
+        )
+    elif not public and not key.is_private:
+        yield document.fault(
+            actor,
+            f"{describe(actor)}: key file {file} holds a public key alone",
+            f"name the private one, or {make}",
+        )
+    else:
+        if not public and file.stat().st_mode & 0o077:
+            yield document.fault(
+                actor,
+                f"{describe(actor)}: key file {file} can be read by others",
+                f"chmod 600 {file}",
+            )
+        yield key
+
+
+def _text(file: Path) -> str | OSError | None:
+    """What is in a small file; `None` where there is none."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_MAX_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+
+
+def _read_jwk(text: str) -> OKPKey | str:
+    """The key, or the end of the sentence "key file X ..."."""
+    try:
+        members = json.loads(text)
+    except (ValueError, RecursionError):
+        return "is not a JWK: it is not JSON"
+    if not isinstance(members, dict) or "kty" not in members:
+        return "is not a JWK: it has no 'kty'"
+    if members["kty"] != "OKP" or members.get("crv") != "Ed25519":
+        return "is of the wrong kind: not OKP with curve Ed25519"
+    try:
+        key = OKPKey.import_key(members)
+        if key.is_private and key.private_key is not None:
+            honest = OKPKey.import_key(key.private_key).as_dict(private=False)
+            if honest.get("x") != members.get("x"):
+                return "is broken: its 'x' does not belong to its 'd'"
+    except (JoseError, ValueError, TypeError, KeyError):
+        return "is not a JWK: 'x' or 'd' is no Ed25519 key"
+    return key
+
+
+def _ssh_key(document: Document, element: etree._Element, *, required: bool) -> Iterator[Fault]:
+    named = element.get("file")
+    if not named:
+        return
+    file = document.path.parent / named
+    text = _text(file)
+    mend = "name the public half, as made by: ssh-keygen -t ed25519"
+    if text is None:
+        if required:
+            yield document.fault(element, f"there is no SSH key file {file}", mend)
+    elif isinstance(text, OSError):
+        reason = text.strerror or str(text)
+        yield document.fault(element, f"SSH key file {file}: {reason}", mend)
+    elif "PRIVATE KEY" in text:
+        yield document.fault(element, f"SSH key file {file} holds a private key", mend)
+    elif not text.startswith(("ssh-", "ecdsa-", "sk-")) or len(text.split()) < 2:
+        yield document.fault(element, f"SSH key file {file} holds no SSH public key", mend)

@@ -1,0 +1,153 @@
+"""Attribute values that a schema cannot read: durations, instants, addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from lxml import etree
+
+from shirako.core.durations import format_duration, parse_duration
+from shirako.descriptor.document import Document
+from shirako.descriptor.grammar import Grammar, describe, local_name
+from shirako.descriptor.model import Fault
+
+T = TypeVar("T")
+_DAY = 86_400
+_PASSWORD = re.compile(r"//.*@", re.DOTALL)
+
+
+class Unreadable(ValueError):
+    """What the value "is" or "has"; `mend` where the schema's wording would not help."""
+
+    def __init__(self, message: str, mend: str | None = None) -> None:
+        super().__init__(message)
+        self.mend = mend
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an actor answers. `host` is lower-case, an IPv6 address without brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def socket(self) -> tuple[str, int]:
+        """Equal for addresses that cannot both be listened on."""
+        return ("127.0.0.1" if self.host == "localhost" else self.host, self.port)
+
+
+def read_instant(text: str) -> datetime:
+    """A point in time as UTC, to the second. Raises `Unreadable`."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise Unreadable("is not a point in time") from None
+    if moment.tzinfo is None:
+        raise Unreadable(
+            "needs a time zone",
+            "write it as 2026-01-01T00:00:00Z, or end it with an offset such as +02:00",
+        )
+    if moment.microsecond:
+        raise Unreadable("has a part of a second", "leave the fraction of the second away")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise Unreadable("is out of range") from None
+
+
+def read_address(text: str) -> Address:
+    """The address in a URL of scheme, host and port. Raises `Unreadable`."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+        # urlsplit drops tabs and line ends, and would so read what nobody else reads.
+        clean = text.isascii() and text.isprintable() and " " not in text
+    except ValueError as error:
+        raise Unreadable(f"is not a URL ({error})") from None
+    if not clean or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Unreadable("is not an http or https URL")
+    if not port:
+        raise Unreadable("has no port", f"write {parts.scheme}://{parts.hostname}:7701")
+    if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise Unreadable("holds more than scheme, host and port")
+    address = Address(parts.scheme, parts.hostname, port)
+    if address.host in ("0.0.0.0", "::"):  # noqa: S104 -- refused, not bound
+        raise Unreadable("is no address to be reached at", "write the address that peers use")
+    if address.scheme == "http" and not address.is_loopback:
+        raise Unreadable(
+            "would send bearer tokens in the clear",
+            "use https, or http on 127.0.0.1, [::1] or localhost",
+        )
+    return address
+
+
+def _duration_within(shortest: int, longest: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            seconds = parse_duration(text)
+        except ValueError:
+            raise Unreadable("is not a duration") from None
+        if seconds < shortest:
+            raise Unreadable(f"is shorter than {format_duration(shortest)}")
+        if seconds > longest:
+            raise Unreadable(f"is longer than {format_duration(longest)}")
+        return seconds
+
+    return read
+
+
+# The bounds are told to people in the schema, in the documentation of these types.
+read_skew = _duration_within(1, 3_600)
+read_timeout = _duration_within(1, _DAY)
+read_term = _duration_within(1, 3_650 * _DAY)
+
+_READERS: dict[str, Callable[[str], object]] = {
+    "skew": read_skew,
+    "timeout": read_timeout,
+    "term": read_term,
+    "instant": read_instant,
+    "url": read_address,
+}
+
+
+def check_values(document: Document, grammar: Grammar) -> Iterator[Fault]:
+    """A fault for each attribute value that is text to the schema and nonsense to us."""
+    for element in document.root.iter():
+        for name, attribute in grammar.forms[local_name(element)].attributes.items():
+            text = element.get(name)
+            reader = _READERS.get(attribute.type)
+            if text is None or reader is None:
+                continue
+            try:
+                reader(text)
+            except Unreadable as error:
+                mend = error.mend or f"write {grammar.wording[attribute.type]}"
+                shown = _PASSWORD.sub("//...@", text)[:60]
+                message = f"{describe(element)}: {name} {shown!r} {error}"
+                yield document.fault(element, message, mend)
+
+
+def attempt(read: Callable[[str], T], element: etree._Element, name: str) -> T | None:
+    """The value, or `None` where it is absent or bad (which is a fault told elsewhere)."""
+    text = element.get(name)
+    try:
+        return None if text is None else read(text)
+    except ValueError:
+        return None

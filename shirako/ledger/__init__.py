@@ -1,0 +1,98 @@
+"""Durable state of one actor: records, and an append-only log of who did what when.
+
+A commit is atomic and durable when `commit` returns: new bodies of records and the log entries
+that tell of them. Nothing else is ever written, so recovery is `load`. The log is a hash chain,
+one link a commit: entry texts can not be changed later without breaking every later link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+class Write(NamedTuple):
+    """The new body of one record; None deletes it."""
+
+    kind: str
+    key: str
+    body: bytes | None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of a lease's story."""
+
+    lease: str
+    """`holder/reservation`, or the name of what else it is about."""
+    tick: int
+    what: str
+    """The event, or `log` for a line that a handler wrote."""
+    state: str = ""
+    """The state reached."""
+    by: str = ""
+    """Who caused it: a peer, a token's name, a handler."""
+    note: str = ""
+
+
+class Link(NamedTuple):
+    """One commit in the log."""
+
+    number: int
+    body: bytes
+    hash: str
+
+
+class LedgerError(Exception):
+    """The ledger can not be used: locked by another process, damaged, or of a newer version."""
+
+
+class CommitFailed(Exception):
+    """Nothing of this commit is stored; the actor has to reload (rule 15)."""
+
+
+class Ledger(Protocol):
+    """Where one actor keeps its state. Used by one thread at a time."""
+
+    def load(self) -> Iterator[tuple[str, str, bytes]]:
+        """Every record as `(kind, key, body)`."""
+        ...
+
+    def commit(self, writes: Sequence[Write], entries: Sequence[Entry]) -> None:
+        """Store all of it or nothing; raises `CommitFailed`."""
+        ...
+
+    def story(self, lease: str) -> list[Entry]:
+        """The entries about one lease, oldest first."""
+        ...
+
+    def links(self) -> Iterator[Link]:
+        """The whole log, oldest first, for `verify_links`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+encode_entries = msgspec.json.Encoder().encode
+decode_entries = msgspec.json.Decoder(list[Entry]).decode
+
+
+def link_hash(previous: str, body: bytes) -> str:
+    """The hash of a link: SHA-256 over the hash before it and its own body."""
+    return hashlib.sha256(previous.encode() + body).hexdigest()
+
+
+def verify_links(links: Iterable[Link]) -> int:
+    """The number of links, all of which fit; raises `LedgerError` naming the first that does not."""
+    previous, count = "", 0
+    for link in links:
+        if link.number != count + 1 or link.hash != link_hash(previous, link.body):
+            raise LedgerError(
+                f"the log was changed: entry {link.number} does not follow from {count}"
+            )
+        previous, count = link.hash, link.number
+    return count

@@ -1,0 +1,166 @@
+"""Signed envelopes: many messages to one peer, under one signature; and their acknowledgements.
+
+The bytes that are sent are signed, and the bytes that arrive are verified before they are parsed.
+Each attempt to send is sealed afresh with a new number and time. The acknowledgement is signed as
+well: without that, whoever sits between two actors could make messages vanish.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shirako.core import messages
+from shirako.core.messages import Message
+from shirako.trust import (
+    ACKNOWLEDGEMENT_TYPE,
+    ENVELOPE_TYPE,
+    PrivateKey,
+    PublicKey,
+    Untrusted,
+    header,
+)
+
+ENVELOPE_BYTES_MAX = 1024 * 1024
+MESSAGES_MAX = 512
+
+
+class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of an envelope was not taken. `retry`: it may be sent again, unchanged."""
+
+    index: int
+    code: str
+    reason: str
+    retry: bool = False
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    iss: str
+    aud: str
+    n: int
+    t: int
+    """Milliseconds since the Unix epoch, at which it was sealed."""
+    messages: list[msgspec.Raw]
+
+
+class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of envelope `n`: all messages that are not refused are durable."""
+
+    iss: str
+    aud: str
+    n: int
+    t: int
+    refused: tuple[Refusal, ...] = ()
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """An envelope whose signature held and that was meant for us."""
+
+    sender: PublicKey
+    n: int
+    sent_ms: int
+    messages: list[Message | Refusal]
+    """In place of a message that could not be read: its refusal."""
+
+
+class Rejected(Exception):
+    """The envelope as a whole is refused; `status` is the HTTP status that says so."""
+
+    def __init__(self, status: int, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        """Short name of what is wrong, for counters: `signature`, `audience`, `stale`, ..."""
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_acknowledgement = msgspec.json.Decoder(Acknowledgement).decode
+
+
+def seal(key: PrivateKey, audience: str, n: int, now_ms: int, said: list[bytes]) -> bytes:
+    """The bytes of an envelope of encoded messages.
+
+    It carries the key, for a peer that does not know us yet.
+    """
+    body = _Envelope(key.public.kid, audience, n, now_ms, [msgspec.Raw(m) for m in said])
+    return key.sign(ENVELOPE_TYPE, msgspec.json.encode(body), with_key=True).encode()
+
+
+def open_envelope(
+    data: bytes, me: str, now_ms: int, skew_ms: int, known: dict[str, PublicKey]
+) -> Opened:
+    """Verify, then read; raises `Rejected`. `known` are the pinned keys by thumbprint.
+
+    A key that is not pinned is taken from the envelope's own header: it proves who holds that
+    key, no more. What such a sender may do rests on the tickets it presents.
+    """
+    if len(data) > ENVELOPE_BYTES_MAX:
+        raise Rejected(413, "oversize", f"an envelope holds at most {ENVELOPE_BYTES_MAX} bytes")
+    try:
+        token = data.decode("ascii")
+        sender = _sender(token, known)
+        payload = sender.verify(token, ENVELOPE_TYPE)
+    except UnicodeDecodeError as error:
+        raise Rejected(400, "malformed", "an envelope is a compact JWS in ASCII") from error
+    except Untrusted as error:
+        raise Rejected(401, "signature", str(error)) from error
+    try:
+        body = _decode_envelope(payload)
+    except msgspec.MsgspecError as error:
+        raise Rejected(400, "malformed", f"not an envelope: {error}") from error
+    if body.iss != sender.kid:
+        raise Rejected(401, "signature", "the envelope names another sender than it is signed by")
+    if body.aud != me:
+        raise Rejected(403, "audience", f"the envelope is for {body.aud}, this is {me}")
+    if abs(body.t - now_ms) > skew_ms:
+        raise Rejected(
+            403,
+            "stale",
+            f"sealed at {body.t} ms, here it is {now_ms} ms: more than {skew_ms} ms apart; "
+            "set the clocks",
+        )
+    if len(body.messages) > MESSAGES_MAX:
+        raise Rejected(413, "oversize", f"an envelope holds at most {MESSAGES_MAX} messages")
+    return Opened(sender, body.n, body.t, [_read(i, raw) for i, raw in enumerate(body.messages)])
+
+
+def _sender(token: str, known: dict[str, PublicKey]) -> PublicKey:
+    stated = header(token)
+    kid = stated.get("kid")
+    pinned = known.get(kid) if isinstance(kid, str) else None
+    if pinned is not None:
+        return pinned
+    jwk = stated.get("jwk")
+    if not isinstance(jwk, dict) or not isinstance(jwk.get("x"), str):
+        raise Untrusted("an unknown key, and the envelope does not show it")
+    key = PublicKey(jwk["x"])
+    if key.kid != kid:
+        raise Untrusted("the key that the envelope shows is not the one it names")
+    return key
+
+
+def _read(index: int, raw: msgspec.Raw) -> Message | Refusal:
+    if len(raw) > messages.MESSAGE_BYTES_MAX:
+        limit = messages.MESSAGE_BYTES_MAX
+        return Refusal(index, "oversize", f"a message holds at most {limit} bytes")
+    try:
+        return messages.decode(raw)
+    except msgspec.ValidationError as error:
+        return Refusal(index, "malformed", str(error))
+
+
+def acknowledge(
+    key: PrivateKey, audience: str, n: int, now_ms: int, refused: tuple[Refusal, ...]
+) -> bytes:
+    body = Acknowledgement(key.public.kid, audience, n, now_ms, refused)
+    return key.sign(ACKNOWLEDGEMENT_TYPE, msgspec.json.encode(body)).encode()
+
+
+def read_acknowledgement(data: bytes, peer: PublicKey, me: str, n: int) -> Acknowledgement:
+    """The peer's acknowledgement of our envelope `n`; raises `Untrusted`."""
+    try:
+        body = _decode_acknowledgement(peer.verify(data.decode("ascii"), ACKNOWLEDGEMENT_TYPE))
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise Untrusted(f"not an acknowledgement: {error}") from error
+    if (body.iss, body.aud, body.n) != (peer.kid, me, n):
+        raise Untrusted("an acknowledgement of something else")
+    return body
