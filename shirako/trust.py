@@ -242,18 +242,20 @@ class Verifier:
     def lease(self, token: str, issuer: PublicKey) -> Lease:
         """A lease that `issuer` signed; raises `Untrusted`."""
         try:
-            lease = _decode_lease(issuer.verify(token, LEASE_TYPE))
+            lease: Lease = _decode_lease(issuer.verify(token, LEASE_TYPE))
         except msgspec.MsgspecError as error:
             raise Untrusted(f"not a lease: {error}") from error
-        return _issued_by(lease, issuer)
+        _check_issuer(lease, issuer)
+        return lease
 
     def receipt(self, token: str, issuer: PublicKey) -> Receipt:
         """A receipt that `issuer` signed; raises `Untrusted`."""
         try:
-            receipt = _decode_receipt(issuer.verify(token, RECEIPT_TYPE))
+            receipt: Receipt = _decode_receipt(issuer.verify(token, RECEIPT_TYPE))
         except msgspec.MsgspecError as error:
             raise Untrusted(f"not a receipt: {error}") from error
-        return _issued_by(receipt, issuer)
+        _check_issuer(receipt, issuer)
+        return receipt
 
     def key(self, x: str) -> PublicKey:
         """The public key with this `x`; parsed once."""
@@ -320,7 +322,6 @@ def _stated_key(token: str) -> str:
     return raw.jwk.x
 
 
-def _issued_by(statement: Any, issuer: PublicKey) -> Any:
+def _check_issuer(statement: Lease | Receipt, issuer: PublicKey) -> None:
     if statement.issuer != issuer.kid:
         raise Untrusted("the statement names another issuer than the key that signed it")
-    return statement

@@ -133,7 +133,7 @@ class DirectoryDriver:
 
         return await self._threads.run(work, log)
 
-    async def probe(self, job: UnitJob, log: Log) -> None:  # noqa: ARG002 - as in Driver
+    async def probe(self, job: UnitJob, log: Log) -> None:
         def work(call: Call) -> None:
             with self._directory(call) as directory:
                 directory.verify_there(self._options.base_dn)

@@ -60,7 +60,7 @@ class NullDriver:
         log(f"{job.unit} is torn down (nothing was touched)")
         return ("nothing_was_touched",)
 
-    async def probe(self, job: UnitJob, log: Log) -> None:  # noqa: ARG002 - as in Driver
+    async def probe(self, job: UnitJob, log: Log) -> None:
         await self._act("probe", job)
 
     async def close(self) -> None:

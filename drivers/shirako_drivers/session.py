@@ -182,10 +182,19 @@ def _connected(login: Login, options: SshOptions, call: Call) -> Iterator[parami
                 f"{login.host}:{login.port} shows another host key than the one that is pinned"
             ) from error
         except paramiko.AuthenticationException as error:
+            if not _is_refusal(client, error):
+                raise Lost(_reason(error)) from error
             raise LoginRefused(f"the login {login} is refused: {_reason(error)}") from error
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise Lost(_reason(error)) from error
         yield client
+
+
+def _is_refusal(client: paramiko.SSHClient, error: paramiko.AuthenticationException) -> bool:
+    """Whether the node said no; paramiko raises the same when it says nothing, or hangs up."""
+    transport = client.get_transport()
+    answered = transport is not None and transport.is_active()
+    return answered and str(error) != "Authentication timeout."
 
 
 class _PromptSocket(socket.socket):

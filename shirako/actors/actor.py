@@ -119,8 +119,8 @@ class Actor(Generic[RoleT]):
 
     def _load(self) -> None:
         role = self._open_role()
-        for kind, key, body in self._ledger.load():
-            role.load(kind, key, body)
+        for kind, name, body in self._ledger.load():
+            role.load(kind, name, body)
         role.loaded()
         self.role = role
         self._known = {kid: PublicKey(party.x) for kid, party in role.pinned.items()}

@@ -7,6 +7,7 @@ teardown, and every assignment a fresh epoch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -328,7 +329,7 @@ class Authority(Role[SiteLease]):
             raise Refused("unfit", f"a ticket has 1 to {CHAINS_MAX} chains")
         chains = [self._check_chain(sender, rid, chain, now) for chain in ticket]
         chains.sort(key=lambda chain: chain[-1].term.start)
-        for earlier, later in zip(chains, chains[1:], strict=False):
+        for earlier, later in itertools.pairwise(chains):
             before, after = earlier[-1], later[-1]
             if after.term.start != before.term.end:
                 raise Refused("unfit", "the chains of the ticket leave a gap or overlap")

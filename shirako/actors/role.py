@@ -44,9 +44,12 @@ TOMBSTONE_TICKS = 3600
 class Kept(Protocol):
     """What the actor's loop needs to know of anything it keeps: what to send, run and wake."""
 
-    lines: dict[str, Line]
-    work: tuple[Work, ...]
-    wake: int | None
+    @property
+    def lines(self) -> dict[str, Line]: ...
+    @property
+    def work(self) -> tuple[Work, ...]: ...
+    @property
+    def wake(self) -> int | None: ...
 
 
 @dataclass(slots=True)

@@ -10,6 +10,8 @@ peering", SOSP 2003): claims are subdivided and delegated, and whoever over-issu
 
 from __future__ import annotations
 
+import itertools
+
 from msgspec import Struct
 
 from shirako.core.terms import Term
@@ -123,6 +125,6 @@ def check_chain(chain: tuple[Claim, ...], root_issuer: str) -> Claim:
         raise Unfit("the chain does not start at this site's own root claim")
     if root.site.kid != root_issuer:
         raise Unfit("the root claim names another site than the one that signed it")
-    for parent, child in zip(chain, chain[1:], strict=False):
+    for parent, child in itertools.pairwise(chain):
         check_link(parent, child)
     return chain[-1]

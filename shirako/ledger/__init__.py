@@ -87,7 +87,7 @@ def link_hash(previous: str, body: bytes) -> str:
 
 
 def verify_links(links: Iterable[Link]) -> int:
-    """The number of links, all of which fit; raises `LedgerError` naming the first that does not."""
+    """How many links there are; raises `LedgerError` naming the first that does not fit."""
     previous, count = "", 0
     for link in links:
         if link.number != count + 1 or link.hash != link_hash(previous, link.body):

@@ -65,10 +65,10 @@ class SqliteLedger:
         except LedgerError:
             os.close(self._lock)
             raise
-        row = self._db.execute(
-            "SELECT number, hash FROM log ORDER BY number DESC LIMIT 1"
-        ).fetchone()
-        self._number, self._hash = row if row else (0, "")
+        last = "SELECT number, hash FROM log ORDER BY number DESC LIMIT 1"
+        row = self._db.execute(last).fetchone()
+        self._number: int = row[0] if row else 0
+        self._hash: str = row[1] if row else ""
 
     def _check(self) -> None:
         problems = self._db.execute("PRAGMA quick_check(3)").fetchall()

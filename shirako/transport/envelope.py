@@ -143,9 +143,10 @@ def _read(index: int, raw: msgspec.Raw) -> Message | Refusal:
         limit = messages.MESSAGE_BYTES_MAX
         return Refusal(index, "oversize", f"a message holds at most {limit} bytes")
     try:
-        return messages.decode(raw)
+        message: Message = messages.decode(raw)
     except msgspec.ValidationError as error:
         return Refusal(index, "malformed", str(error))
+    return message
 
 
 def acknowledge(

@@ -77,8 +77,8 @@ def ssh_driver(site: Site) -> Callable[..., SshDriver]:
     """`ssh_driver(**options)`: a driver with the site's admin key and a quick loser's patience."""
 
     def make(**options: Any) -> SshDriver:
-        quick = {"retry_pause": 0.05, "command_timeout": 20} | options
-        return SshDriver(NodeOptions(admin_key=site.admin_key, **quick))
+        quick = {"admin_key": site.admin_key, "retry_pause": 0.05, "command_timeout": 20}
+        return SshDriver(NodeOptions.model_validate(quick | options))
 
     return make
 

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from shirako.handlers import HandlerFailed, UnitJob
@@ -219,6 +221,56 @@ async def test_a_node_that_never_answers_is_given_up(
     await driver.close()
 
 
+class _Undecided(paramiko.ServerInterface):
+    """An sshd that hangs up, or falls silent, when it is shown a key."""
+
+    def __init__(self, transport: paramiko.Transport, hangs_up: bool) -> None:
+        self._transport = transport
+        self._hangs_up = hangs_up
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        if self._hangs_up:
+            self._transport.sock.close()
+        else:
+            time.sleep(1)
+        return paramiko.common.AUTH_FAILED
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+
+@pytest.mark.parametrize("hangs_up", [True, False], ids=["hangs up", "silent"])
+async def test_no_answer_to_a_key_is_not_taken_for_a_refusal(
+    ssh_driver: MakeDriver, node: Node, make_job: Jobs, guest_key: Path, hangs_up: bool
+) -> None:
+    """Else a teardown would believe that the guest's login is refused when the node is ill."""
+    driver = ssh_driver(connect_timeout=0.4, attempts=2)
+    host_key = paramiko.PKey.from_path(guest_key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        job = make_job(node)
+        where = {
+            "host": "127.0.0.1",
+            "port": str(listener.getsockname()[1]),
+            "host_key": f"{host_key.get_name()} {host_key.get_base64()}",
+        }
+        handler = asyncio.create_task(
+            driver.teardown(replace(job, node={**job.node, **where}), print)
+        )
+        transports = []
+        for _ in range(2):
+            connection, _ = await asyncio.to_thread(listener.accept)
+            transport = paramiko.Transport(connection)
+            transport.set_log_channel("shirako_drivers.paramiko")
+            transport.add_server_key(host_key)
+            await asyncio.to_thread(transport.start_server, None, _Undecided(transport, hangs_up))
+            transports.append(transport)
+        with pytest.raises(HandlerFailed, match="in 2 attempts"):
+            await handler
+        for transport in transports:
+            await asyncio.to_thread(transport.close)
+    await driver.close()
+
+
 async def test_a_node_that_comes_back_is_tried_again(
     ssh_driver: MakeDriver, testbed: Testbed, node: Node, make_job: Jobs, ssh: Run
 ) -> None:
@@ -291,6 +343,32 @@ async def test_what_a_guest_writes_is_never_run(
     assert f"leased to slice {NASTY}" in inside(node, "cat /etc/motd").stdout
     await driver.teardown(job, print)
     assert inside(node, "ls /tmp/owned", check=False).returncode != 0
+
+
+async def test_a_file_that_cannot_be_removed_fails_the_teardown(
+    driver: SshDriver, node: Node, make_job: Jobs, inside: Run, ssh: Run
+) -> None:
+    """CLEAN is checked, not assumed; once the obstacle is gone, the next try succeeds."""
+    job = make_job(node)
+    await driver.setup(job, print)
+    ssh(node, "s-green", "mkdir /tmp/kept; touch /tmp/kept/file")
+    inside(node, "mount --bind /etc/hosts /tmp/kept/file")
+    try:
+        with pytest.raises(HandlerFailed, match="left: /tmp/kept"):
+            await driver.teardown(job, print)
+    finally:
+        inside(node, "umount /tmp/kept/file")
+    assert await driver.teardown(job, print) == CHECKS
+    assert inside(node, "ls /tmp/kept", check=False).returncode != 0
+
+
+def test_an_admin_key_that_cannot_be_read_is_named(ssh_driver: MakeDriver, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="absent"):
+        ssh_driver(admin_key=tmp_path / "absent")
+    (tmp_path / "garbled").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
+    with pytest.raises(ValueError, match="garbled is not a private key") as caught:
+        ssh_driver(admin_key=tmp_path / "garbled")
+    assert "c2VjcmV0" not in str(caught.value)
 
 
 async def test_an_account_that_is_not_ours_is_left_alone(
@@ -404,7 +482,7 @@ async def test_nodes_are_set_up_side_by_side(
 async def test_the_time_of_a_life_beside_that_of_a_login(
     driver: SshDriver, node: Node, make_job: Jobs
 ) -> None:
-    """A set-up is two logins and three commands; it must not cost many times a login."""
+    """Four logins and four commands: a life must not cost many times a login and a command."""
     loop = asyncio.get_running_loop()
     logins, lives = [], []
     for _ in range(3):
@@ -417,7 +495,7 @@ async def test_the_time_of_a_life_beside_that_of_a_login(
         await driver.teardown(job, print)
         lives.append(loop.time() - start)
     print(f"login and one command {min(logins):.3f} s, set-up and teardown {min(lives):.3f} s")
-    assert min(lives) < 5.0
+    assert min(lives) < 15 * min(logins)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,349 @@
+"""From a descriptor to running actors: the one place that knows every part.
+
+Each actor gets its role, ledger, transport and handlers, and one HTTP server with the routes for
+other actors and for people. Actors of one process reach each other without HTTP, but through the
+same signed envelopes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from shirako import __version__, clock, trust
+from shirako.actors.actor import Actor
+from shirako.actors.authority import Authority
+from shirako.actors.broker import Broker
+from shirako.actors.handling import Performer
+from shirako.actors.performing import GuestPerformer, NoPerformer, Pool, SitePerformer
+from shirako.actors.role import Role
+from shirako.actors.service_manager import ServiceManager
+from shirako.api import Tokens, application
+from shirako.clock import Clock, Entropy, RealClock, RealEntropy
+from shirako.core.claims import Party
+from shirako.core.delegation import Delegation
+from shirako.core.guest import GuestLease, GuestState
+from shirako.core.machine import Me
+from shirako.core.terms import Term
+from shirako.descriptor import (
+    ActorSpec,
+    AuthoritySpec,
+    BrokerSpec,
+    Descriptor,
+    PeerSpec,
+    Plugin,
+    PoolSpec,
+    ServiceManagerSpec,
+    read_descriptor,
+)
+from shirako.ledger.sqlite import SqliteLedger
+from shirako.transport import Transport
+from shirako.transport.http import PROTOCOL_VERSION, HttpTransport, message_routes
+from shirako.transport.local import LocalTransport
+from shirako.trust import PrivateKey, PublicKey
+
+GUEST_HANDLER_SECONDS = 600.0
+DELEGATED_TICKS = 365 * 24 * 3600
+"""How long a delegation lasts whose descriptor names no end."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One actor that runs, and what it was made from."""
+
+    spec: ActorSpec
+    actor: Actor[Any]
+
+
+async def run(path: Path, names: tuple[str, ...] = ()) -> None:
+    """Run the actors of a descriptor, or those named, until SIGTERM or SIGINT.
+
+    Raises `DescriptorInvalid`, `LedgerError`, `Untrusted` or OSError when they can not start.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running(read_descriptor(path), names) as actors:
+        for one in actors:
+            log.warning("%s %s runs at %s", one.spec.role, one.spec.name, one.spec.url)
+        await stop.wait()
+
+
+@asynccontextmanager
+async def running(
+    descriptor: Descriptor,
+    names: tuple[str, ...] = (),
+    *,
+    real_clock: Clock | None = None,
+    entropy: Entropy | None = None,
+) -> AsyncIterator[list[Running]]:
+    """The actors, loaded, served and asked for what their descriptor wants of them."""
+    specs = _chosen(descriptor, names)
+    parties = _parties(descriptor, specs)
+    tokens = Tokens(descriptor.state)
+    async with AsyncExitStack() as stack:
+        transport = _Transport({spec.url for spec in specs})
+        stack.push_async_callback(transport.close)
+        started: list[Running] = []
+        for spec in specs:
+            assembler = _Assembler(
+                descriptor,
+                spec,
+                parties,
+                transport,
+                real_clock or RealClock(),
+                entropy or RealEntropy(),
+            )
+            actor = assembler.actor()
+            await actor.start()
+            stack.push_async_callback(actor.stop)
+            transport.near.listen(spec.url, actor.receive)
+            started.append(Running(spec, actor))
+            stack.push_async_callback(_stop_serving, await _serve(spec, actor, tokens, descriptor))
+        for one in started:
+            await _begin(one, parties)
+        yield started
+
+
+def _chosen(descriptor: Descriptor, names: tuple[str, ...]) -> list[Any]:
+    unknown = set(names) - {spec.name for spec in descriptor.actors}
+    if unknown:
+        known = ", ".join(spec.name for spec in descriptor.actors)
+        raise LookupError(f"no actor {', '.join(sorted(unknown))}; the descriptor has {known}")
+    return [spec for spec in descriptor.actors if not names or spec.name in names]
+
+
+def _parties(descriptor: Descriptor, chosen: Iterable[ActorSpec]) -> dict[str, Party]:
+    """Every actor that the descriptor names, by name. Private keys of others are not opened."""
+    parties = {}
+    for spec in (*descriptor.actors, *descriptor.peers):
+        parties[spec.name] = _party(spec, own=spec in chosen)
+    return parties
+
+
+def _party(spec: ActorSpec | PeerSpec, *, own: bool) -> Party:
+    if isinstance(spec, PeerSpec):
+        key = trust.read_public(spec.key)
+    elif own:
+        key = PrivateKey.read(spec.key).public
+    else:
+        key = trust.read_public(trust.public_path(spec.key))
+    return party_of(key, spec.url, spec.name)
+
+
+def party_of(key: PublicKey, url: str, name: str) -> Party:
+    """How an actor with this key and address is named to others."""
+    return Party(kid=key.kid, x=key.x, url=url, name=name)
+
+
+def me_of(key: PrivateKey, party: Party, skew: int) -> Me:
+    """What the core needs of the actor it works for."""
+    return Me(
+        party=party,
+        sign_claim=partial(trust.sign_claim, key),
+        sign_lease=partial(trust.sign_lease, key),
+        sign_receipt=partial(trust.sign_receipt, key),
+        skew=skew,
+    )
+
+
+class _Transport:
+    """Near actors directly, far ones over HTTP."""
+
+    def __init__(self, near: set[str]) -> None:
+        self.near = LocalTransport()
+        self._near_urls = near
+        self._far = HttpTransport()
+
+    async def post(self, url: str, envelope: bytes) -> bytes:
+        chosen: Transport = self.near if url in self._near_urls else self._far
+        return await chosen.post(url, envelope)
+
+    async def close(self) -> None:
+        await self._far.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Assembler:
+    """Makes one actor."""
+
+    descriptor: Descriptor
+    spec: ActorSpec
+    parties: dict[str, Party]
+    transport: Transport
+    clock: Clock
+    entropy: Entropy
+
+    def actor(self) -> Actor[Any]:
+        key = PrivateKey.read(self.spec.key)
+        me = me_of(key, self.parties[self.spec.name], self.descriptor.skew)
+        box: list[Actor[Any]] = []
+        open_role, performer = self._role(me, lambda lease: box[0].role.leases.get(lease))
+        made: Actor[Any] = Actor(
+            party=me.party,
+            key=key,
+            open_role=open_role,
+            ledger=SqliteLedger(self.descriptor.state / f"{self.spec.name}.sqlite"),
+            transport=self.transport,
+            performer=performer,
+            clock=self.clock,
+            entropy=self.entropy,
+            skew=self.descriptor.skew,
+        )
+        box.append(made)
+        return made
+
+    def _role(
+        self, me: Me, lease_of: Callable[[Any], Any]
+    ) -> tuple[Callable[[], Role[Any]], Performer]:
+        spec = self.spec
+        if isinstance(spec, AuthoritySpec):
+            return self._authority(spec, me, lease_of)
+        if isinstance(spec, BrokerSpec):
+            suppliers, guests = self._near(source=True), self._near(source=False)
+            policy = load_plugin("shirako.policies.allocation", spec.allocation, self._base)
+            return partial(Broker, me, suppliers, guests, policy), NoPerformer()
+        if isinstance(spec, ServiceManagerSpec):
+            drivers = [
+                load_plugin("shirako.guest_drivers", plugin, self._base)
+                for plugin in spec.guest_drivers
+            ]
+            policy = load_plugin("shirako.policies.demand", spec.demand, self._base)
+            role = partial(ServiceManager, me, self._near(source=True), policy, joins=bool(drivers))
+            return role, GuestPerformer(drivers, GUEST_HANDLER_SECONDS, lease_of)
+        raise AssertionError(f"no role for {spec}")
+
+    def _authority(
+        self, spec: AuthoritySpec, me: Me, lease_of: Callable[[Any], Any]
+    ) -> tuple[Callable[[], Role[Any]], Performer]:
+        pools = {pool.type: self._pool(pool) for pool in spec.pools}
+        policies = {
+            pool.type: load_plugin("shirako.policies.assignment", pool.assignment, self._base)
+            for pool in spec.pools
+        }
+        names = {kind: tuple(pool.units) for kind, pool in pools.items()}
+        role = partial(Authority, me, self._near(source=False), names, policies)
+        return role, SitePerformer(pools, lease_of)
+
+    def _pool(self, pool: PoolSpec) -> Pool:
+        return Pool(
+            type=pool.type,
+            units={unit.name: unit.attributes for unit in pool.units},
+            drivers=[load_plugin("shirako.drivers", one, self._base) for one in pool.drivers],
+            setup_timeout=pool.setup_timeout,
+            teardown_timeout=pool.teardown_timeout,
+        )
+
+    def _near(self, *, source: bool) -> dict[str, Party]:
+        """The parties at the other end of our edges; `source`: those nearer the site than we."""
+        names = [
+            edge.source if source else edge.target
+            for edge in self.descriptor.edges
+            if (edge.target if source else edge.source) == self.spec.name
+        ]
+        return {self.parties[name].kid: self.parties[name] for name in names}
+
+    @property
+    def _base(self) -> Path:
+        return self.descriptor.path.parent
+
+
+def load_plugin(group: str, plugin: Plugin, base: Path) -> Any:
+    """An instance of the entry point `plugin.name`, with its options checked and given."""
+    (point,) = entry_points(group=group, name=plugin.name)
+    made = point.load()
+    model = getattr(made, "Options", None)
+    if model is None:
+        return made()
+    return made(model.model_validate(dict(plugin.options), context={"base": base}))
+
+
+async def _serve(
+    spec: ActorSpec, actor: Actor[Any], tokens: Tokens, descriptor: Descriptor
+) -> web.AppRunner:
+    app = application(actor, tokens, descriptor)
+    about: dict[str, object] = {
+        "name": spec.name,
+        "role": spec.role,
+        "kid": actor.party.kid,
+        "jwk": {"kty": "OKP", "crv": "Ed25519", "x": actor.party.x},
+        "protocol": PROTOCOL_VERSION,
+        "version": __version__,
+    }
+    if isinstance(spec, AuthoritySpec):
+        about["types"] = [pool.type for pool in spec.pools]
+    app.add_routes(message_routes(actor.receive, about))
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=75)
+    await runner.setup()
+    address = urlsplit(spec.url)
+    await web.TCPSite(runner, address.hostname, address.port).start()
+    return runner
+
+
+async def _stop_serving(runner: web.AppRunner) -> None:
+    await runner.cleanup()
+
+
+async def _begin(one: Running, parties: dict[str, Party]) -> None:
+    """What the descriptor wants of an actor that starts for the first time; again: no change."""
+    if isinstance(one.spec, AuthoritySpec):
+        for wanted in one.spec.delegations:
+            await one.actor.submit(partial(_delegate, wanted, one.spec, parties))
+    if isinstance(one.spec, ServiceManagerSpec):
+        for lease in one.spec.leases:
+            await one.actor.submit(partial(_demand, lease, one.spec.name))
+
+
+def _delegate(
+    wanted: Any, spec: AuthoritySpec, parties: dict[str, Party], role: Authority, now: int
+) -> Delegation:
+    start = clock.tick_of(wanted.start) if wanted.start else now
+    end = clock.tick_of(wanted.end) if wanted.end else start + DELEGATED_TICKS
+    pool = next(pool for pool in spec.pools if pool.type == wanted.type)
+    return role.delegate(
+        Delegation(
+            id=wanted.name,
+            holder=parties[wanted.to],
+            type=wanted.type,
+            units=wanted.units,
+            term=Term(start, end),
+            chain=(),
+            overbooking=wanted.overbooking,
+            name=wanted.name,
+            resource=dict(pool.properties),
+        )
+    )
+
+
+def _demand(wanted: Any, owner: str, role: ServiceManager, now: int) -> GuestLease:
+    start = clock.tick_of(wanted.start) if wanted.start else now
+    broker = next(iter(role.brokers.values()))
+    keys = tuple(path.read_text().strip() for path in wanted.ssh_keys)
+    lease = GuestLease(
+        id=f"demand.{wanted.name}",
+        guest=role.me.party,
+        owner=owner,
+        slice=wanted.slice,
+        type=wanted.type,
+        units=wanted.units,
+        least_units=wanted.units,
+        state=GuestState.NASCENT,
+        broker=broker,
+        term=Term(start, start + int(wanted.duration.total_seconds())),
+        renew=wanted.renew,
+        keys=keys,
+    )
+    return role.request(lease, now, "descriptor")

@@ -1,0 +1,98 @@
+"""Envelopes over HTTP: `POST /messages`, 202 when durable; `GET /.well-known/shirako` says who.
+
+An envelope that is refused as a whole is answered with RFC 9457 problem details. Redirects are not
+followed: the address was pinned or endorsed, and what answers there has to sign.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+
+import aiohttp
+from aiohttp import web
+
+from shirako.transport import Unreachable
+from shirako.transport.envelope import ENVELOPE_BYTES_MAX, Rejected
+
+PROTOCOL_VERSION = 1
+ENVELOPE_CONTENT_TYPE = "application/jose"
+TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=5, sock_read=30)
+RETRY_AFTER_SECONDS = 2
+
+Receive = Callable[[bytes], Awaitable[bytes]]
+
+
+class HttpTransport:
+    """Keeps connections to peers open; one envelope a peer is under way at a time."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: what to trust and to show for https addresses; None: the system's defaults."""
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, url: str, envelope: bytes) -> bytes:
+        session = self._open()
+        try:
+            async with session.post(
+                f"{url}/messages",
+                data=envelope,
+                headers={"Content-Type": ENVELOPE_CONTENT_TYPE},
+                allow_redirects=False,
+            ) as response:
+                body = await response.content.read(ENVELOPE_BYTES_MAX)
+                if response.status != 202:
+                    text = body[:300].decode(errors="replace")
+                    raise Unreachable(f"{url} answered {response.status}: {text}")
+                return body
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"{url}: {error or type(error).__name__}") from error
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # below the server's keep-alive, so that no request meets a connection just closed
+            connector = aiohttp.TCPConnector(keepalive_timeout=20, ssl=self._tls or True)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT)
+        return self._session
+
+
+def message_routes(receive: Receive, about: Mapping[str, object]) -> list[web.RouteDef]:
+    """The two routes through which other actors reach this one; `about` is served as it is."""
+
+    async def post_messages(request: web.Request) -> web.Response:
+        if (request.content_length or 0) > ENVELOPE_BYTES_MAX:
+            return problem(413, "oversize", f"at most {ENVELOPE_BYTES_MAX} bytes")
+        try:
+            data = await request.content.read(ENVELOPE_BYTES_MAX + 1)
+            while not request.content.at_eof() and len(data) <= ENVELOPE_BYTES_MAX:
+                data += await request.content.read(ENVELOPE_BYTES_MAX + 1 - len(data))
+            answer = await receive(data)
+        except Rejected as rejected:
+            return problem(rejected.status, rejected.kind, str(rejected))
+        except asyncio.IncompleteReadError:
+            return problem(400, "malformed", "the body ended early")
+        return web.Response(status=202, body=answer, content_type=ENVELOPE_CONTENT_TYPE)
+
+    async def get_about(_request: web.Request) -> web.Response:
+        return web.json_response(dict(about))
+
+    return [
+        web.post("/messages", post_messages),
+        web.get("/.well-known/shirako", get_about),
+    ]
+
+
+def problem(status: int, kind: str, detail: str) -> web.Response:
+    """An RFC 9457 answer; 429 and 503 say when to try again."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else None
+    return web.json_response(
+        {"type": f"urn:shirako:problem:{kind}", "title": kind, "status": status, "detail": detail},
+        status=status,
+        headers=headers,
+        content_type="application/problem+json",
+    )
