@@ -169,20 +169,29 @@ def _excess(
     weighs its units divided by its factor.
     """
     terms = {one: _term(one) for one in delegations}
-    for moment in sorted({start for start, _end in terms.values()}):
-        live = [one for one, (start, end) in terms.items() if start <= moment < end]
-        weight = sum(map(_weight, live), Fraction(0))
+    sound = [(one, start, end) for one, (start, end) in terms.items() if start < end]
+    changes = [(start, 1, _weight(one)) for one, start, _end in sound]
+    # At one instant what ends goes before what starts: terms are half-open.
+    changes += [(end, 0, -_weight(one)) for one, _start, end in sound]
+    weight = Fraction(0)
+    for moment, _order, change in sorted(changes):
+        weight += change
         if weight > size:
-            names = " and ".join(repr(one.get("name")) for one in live)
+            live = [one for one, start, end in sound if start <= moment < end]
             granted = sum(attempt(int, one, "units") or 0 for one in live)
             when = "at once" if moment == _OPEN_START else f"from {moment:%Y-%m-%dT%H:%M:%SZ}"
             yield document.fault(
                 live[-1],
-                f"delegations of type {kind!r} ({names}) grant {granted} units {when}, but the "
-                f"pool has {size}",
+                f"delegations of type {kind!r} ({_some_names(live)}) grant {granted} units {when}, "
+                f"but the pool has {size}",
                 'grant fewer, add units, keep the terms apart, or allow it: overbooking="2"',
             )
             return
+
+
+def _some_names(delegations: list[etree._Element]) -> str:
+    names = [repr(one.get("name")) for one in delegations]
+    return " and ".join(names if len(names) <= 5 else [*names[:4], f"{len(names) - 4} more"])
 
 
 def _weight(delegation: etree._Element) -> Fraction:

@@ -67,7 +67,8 @@ class _Web:
     """The sound edges, and the faults of the others."""
 
     members: dict[str, etree._Element]
-    above: dict[str, list[str]]
+    brokers: tuple[str, ...]
+    above: dict[str, set[str]]
     """By actor: those nearer the site that it has an edge with."""
     doubtful: frozenset[str]
     """Names in bad edges."""
@@ -80,7 +81,8 @@ class _Web:
             name = member.get("name")
             if name is not None:
                 members.setdefault(name, member)
-        above: dict[str, list[str]] = {name: [] for name in members}
+        brokers = tuple(name for name, member in members.items() if _role(member) == "broker")
+        above: dict[str, set[str]] = {name: set() for name in members}
         pairs: dict[frozenset[str], etree._Element] = {}
         doubtful: set[str] = set()
         faults: list[Fault] = []
@@ -95,8 +97,8 @@ class _Web:
                 doubtful |= {source, target}
                 continue
             pairs[frozenset((source, target))] = edge
-            above[target].append(source)
-        return cls(members, above, frozenset(doubtful), tuple(faults))
+            above[target].add(source)
+        return cls(members, brokers, above, frozenset(doubtful), tuple(faults))
 
     def is_unsure(self, names: set[str]) -> bool:
         """Whether these may lack an edge only because another is bad, which is no second fault."""
@@ -180,18 +182,17 @@ def _recipient(
         return
     what = describe(delegation)
     member = web.members.get(to)
-    brokers = [one for one, element in web.members.items() if _role(element) == "broker"]
     if member is None:
         yield document.fault(
             delegation,
             f"{what}: there is no actor {to!r}",
-            f"name a broker: {suggest(to, brokers)}",
+            f"name a broker: {suggest(to, web.brokers)}",
         )
     elif _role(member) not in ("broker", ""):
         yield document.fault(
             delegation,
             f"{what} goes to {describe(member)}, which is no broker",
-            f"name a broker: {suggest(to, brokers)}",
+            f"name a broker: {suggest(to, web.brokers)}",
         )
     elif name and name not in web.above[to] and not web.is_unsure({name, to}):
         yield document.fault(

@@ -21,6 +21,9 @@ from shirako.descriptor.model import Fault
 _XSI = "{http://www.w3.org/2001/XMLSchema-instance}"
 # Editors find the schema by these two; the validator is given ours and does not follow them.
 _SCHEMA_HINTS = frozenset({f"{_XSI}schemaLocation", f"{_XSI}noNamespaceSchemaLocation"})
+# Likeness takes long to compute, and a long list is not read.
+_MAX_COMPARED = 200
+_MAX_LISTED = 20
 _ATTRIBUTE = re.compile(r"attribute '([^']*)'")
 _STEP = re.compile(r"\*(?:\[([0-9]+)\])?")
 _NO_SUCH_ATTRIBUTE = frozenset({"SCHEMAV_CVC_COMPLEX_TYPE_3_2_1", "SCHEMAV_CVC_COMPLEX_TYPE_3_2_2"})
@@ -35,8 +38,10 @@ def check_structure(document: Document, grammar: Grammar) -> list[Fault]:
 def suggest(name: str, known: Iterable[str]) -> str:
     """`did you mean x? Known: x, y` for the mend of an unknown name."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    listed = f"known are {', '.join(names)}" if names else "there are none"
+    near = get_close_matches(name, names[:_MAX_COMPARED], n=1)
+    listed = f"known are {', '.join(names[:_MAX_LISTED])}" if names else "there are none"
+    if len(names) > _MAX_LISTED:
+        listed += f" and {len(names) - _MAX_LISTED} more"
     return f"did you mean {near[0]}? {listed}" if near else listed
 
 
@@ -53,8 +58,9 @@ class _Structure:
         etree.cleanup_namespaces(root, top_nsmap={None: NAMESPACE})  # type: ignore[dict-item] # stubs
         while not self._grammar.schema.validate(root):
             # All are located before any is mended: paths count places, and mending moves them.
+            places: dict[etree._Element, list[etree._Element]] = {}
             located = [
-                (self._locate(error.path or ""), error)
+                (self._locate(error.path or "", places), error)
                 for error in complaints(self._grammar.schema.error_log)
             ]
             found = [fault for element, error in located for fault in self._explain(element, error)]
@@ -132,14 +138,21 @@ class _Structure:
                 element, plain, "see the schema, shirako/descriptor/actors.xsd"
             )
 
-    def _locate(self, path: str) -> etree._Element:
-        """The element at the validator's `/*/*[2]/*`: the second child's first child."""
+    def _locate(
+        self, path: str, places: dict[etree._Element, list[etree._Element]]
+    ) -> etree._Element:
+        """The element at the validator's `/*/*[2]/*`: the second child's first child.
+
+        `places` keeps lists of children: lxml counts from the first one at each look-up.
+        """
         element = self._document.root
         for step in path.split("/")[2:]:
             place = _STEP.fullmatch(step)
             if place is None:
                 break
-            element = element[int(place[1] or 1) - 1]
+            if element not in places:
+                places[element] = list(element)
+            element = places[element][int(place[1] or 1) - 1]
         return element
 
     def _form(self, element: etree._Element) -> Form:

@@ -20,12 +20,13 @@ def free_ports(addresses: tuple[str, ...], *, seed: str) -> Iterator[int]:
     """
     start = _FIRST + zlib.crc32(seed.encode()) % (_LAST - _FIRST)
     for port in chain(range(start, _LAST), range(_FIRST, start)):
-        if all(_is_free(address, port) for address in addresses):
+        if all(is_free(address, port) for address in addresses):
             yield port
     raise TestbedError(f"no free port between {_FIRST} and {_LAST}")
 
 
-def _is_free(address: str, port: int) -> bool:
+def is_free(address: str, port: int) -> bool:
+    """Whether nobody listens on this port of an own address."""
     with socket.socket() as probe:
         # As the daemons do: connections that linger after an earlier start do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -294,7 +294,7 @@ DOCUMENTS: dict[str, tuple[bytes, int, str]] = {
     "too many elements": (
         b"<actors>\n" + b"<x/>" * MAX_ELEMENTS + b"</actors>",
         2,
-        "more than 100000 elements",
+        "more than 20000 elements",
     ),
     "too deep": (b"<a>" * 5000 + b"</a>" * 5000, 1, "this is not XML"),
     "open": (b"<actors>\n<edge>\n", 3, "Premature end"),

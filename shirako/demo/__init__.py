@@ -1,0 +1,1 @@
+"""A site in a box: real nodes, a directory and three actor processes, and one lease on them."""
