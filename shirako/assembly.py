@@ -51,7 +51,7 @@ from shirako.ledger.sqlite import SqliteLedger
 from shirako.transport import Transport
 from shirako.transport.http import PROTOCOL_VERSION, HttpTransport, message_routes
 from shirako.transport.local import LocalTransport
-from shirako.trust import PrivateKey, PublicKey
+from shirako.trust import PrivateKey
 
 GUEST_HANDLER_SECONDS = 600.0
 DELEGATED_TICKS = 365 * 24 * 3600
@@ -141,23 +141,7 @@ def _party(spec: ActorSpec | PeerSpec, *, own: bool) -> Party:
         key = PrivateKey.read(spec.key).public
     else:
         key = trust.read_public(trust.public_path(spec.key))
-    return party_of(key, spec.url, spec.name)
-
-
-def party_of(key: PublicKey, url: str, name: str) -> Party:
-    """How an actor with this key and address is named to others."""
-    return Party(kid=key.kid, x=key.x, url=url, name=name)
-
-
-def me_of(key: PrivateKey, party: Party, skew: int) -> Me:
-    """What the core needs of the actor it works for."""
-    return Me(
-        party=party,
-        sign_claim=partial(trust.sign_claim, key),
-        sign_lease=partial(trust.sign_lease, key),
-        sign_receipt=partial(trust.sign_receipt, key),
-        skew=skew,
-    )
+    return trust.party_of(key, spec.url, spec.name)
 
 
 class _Transport:
@@ -189,7 +173,7 @@ class _Assembler:
 
     def actor(self) -> Actor[Any]:
         key = PrivateKey.read(self.spec.key)
-        me = me_of(key, self.parties[self.spec.name], self.descriptor.skew)
+        me = trust.me_of(key, self.parties[self.spec.name], self.descriptor.skew)
         box: list[Actor[Any]] = []
         open_role, performer = self._role(me, lambda lease: box[0].role.leases.get(lease))
         made: Actor[Any] = Actor(

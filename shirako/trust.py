@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from shirako.core.claims import Claim, Lease, Party, Receipt
+from shirako.core.claims import OVERBOOKING_MAX, Claim, Lease, Party, Receipt
+from shirako.core.machine import Me
 from shirako.core.terms import Term
 
 
@@ -182,6 +184,9 @@ class _ClaimToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     site: _Site | None = None
 
 
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises on bytes that their signer made up: wrong, not UTF-8, nested too deep."""
+
 _decode_claim = msgspec.json.Decoder(_ClaimToken).decode
 _decode_lease = msgspec.json.Decoder(Lease).decode
 _decode_receipt = msgspec.json.Decoder(Receipt).decode
@@ -218,6 +223,22 @@ def sign_receipt(key: PrivateKey, receipt: Receipt) -> str:
     return key.sign(RECEIPT_TYPE, msgspec.json.encode(receipt))
 
 
+def party_of(key: PublicKey, url: str, name: str) -> Party:
+    """How an actor with this key and address is named to others."""
+    return Party(kid=key.kid, x=key.x, url=url, name=name)
+
+
+def me_of(key: PrivateKey, party: Party, skew: int) -> Me:
+    """What the core needs of the actor it works for: who it is, and its signature."""
+    return Me(
+        party=party,
+        sign_claim=partial(sign_claim, key),
+        sign_lease=partial(sign_lease, key),
+        sign_receipt=partial(sign_receipt, key),
+        skew=skew,
+    )
+
+
 class Verifier:
     """Reads tokens, verifying each signature once: parents come again with every ticket."""
 
@@ -243,7 +264,7 @@ class Verifier:
         """A lease that `issuer` signed; raises `Untrusted`."""
         try:
             lease: Lease = _decode_lease(issuer.verify(token, LEASE_TYPE))
-        except msgspec.MsgspecError as error:
+        except _UNREADABLE as error:
             raise Untrusted(f"not a lease: {error}") from error
         _check_issuer(lease, issuer)
         return lease
@@ -252,7 +273,7 @@ class Verifier:
         """A receipt that `issuer` signed; raises `Untrusted`."""
         try:
             receipt: Receipt = _decode_receipt(issuer.verify(token, RECEIPT_TYPE))
-        except msgspec.MsgspecError as error:
+        except _UNREADABLE as error:
             raise Untrusted(f"not a receipt: {error}") from error
         _check_issuer(receipt, issuer)
         return receipt
@@ -287,12 +308,14 @@ class Verifier:
             raw = _decode_claim(signer.verify(token, CLAIM_TYPE))
             holder_key = self.key(raw.cnf.jwk.x)
             term = Term(raw.nbf, raw.exp)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except _UNREADABLE as error:
             raise Untrusted(f"not a claim: {error}") from error
         if raw.iss != signer.kid or raw.sub != holder_key.kid:
             raise Untrusted("a claim's issuer or holder is not the key that it shows")
         if raw.units < 1:
             raise Untrusted(f"a claim on {raw.units} units")
+        if not 1 <= raw.overbooking <= OVERBOOKING_MAX:
+            raise Untrusted(f"a claim that allows {raw.overbooking:g} times its units")
         site = Party(signer.kid, signer.x, raw.site.url, raw.site.name) if raw.site else None
         return Claim(
             jti=raw.jti,
@@ -315,7 +338,7 @@ def _stated_key(token: str) -> str:
     try:
         payload = jws.extract_compact(token.encode(), registry=REGISTRY).payload
         raw = _decode_claim(payload)
-    except (JoseError, ValueError, msgspec.MsgspecError) as error:
+    except (JoseError, *_UNREADABLE) as error:
         raise Untrusted(f"not a claim: {error}") from error
     if raw.jwk is None:
         raise Untrusted("the first claim of the chain is no root claim: it states no key")

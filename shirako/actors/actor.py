@@ -174,7 +174,10 @@ class Actor(Generic[RoleT]):
                     refused.append(Refusal(index, refusal.code, refusal.reason, refusal.retry))
             return tuple(refused)
 
-        refused = await self.submit(act)
+        try:
+            refused = await self.submit(act)
+        except Refused as error:
+            raise Rejected(503, error.code, error.reason) from error
         name = self.role.name_of(opened.sender.kid)
         for refusal in refused:
             if refusal.code != "busy":
@@ -225,7 +228,12 @@ class Actor(Generic[RoleT]):
             flush = loop_time - flushed > FLUSH_SECONDS
             if flush:
                 flushed = loop_time
-            await self._turn(items, flush=flush)
+            try:
+                await self._turn(items, flush=flush)
+            except Exception:
+                # a fault in our own code: what waited is refused, memory is loaded again
+                log.exception("%s: a turn broke", self.party.name)
+                await self._crashed(items, CommitFailed("the turn broke"))
 
     async def _wait(self) -> None:
         """Until something is in the queue, a timer is due, or deliveries have to be stored."""

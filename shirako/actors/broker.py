@@ -7,7 +7,9 @@ made, in the same batch that issues it; and calendars are rebuilt from delegatio
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, ClassVar
 
 import msgspec
@@ -26,6 +28,8 @@ from shirako.core.policy import Allocation, Declined, Demanded, Given, Share
 from shirako.core.properties import fault
 from shirako.core.terms import Term
 from shirako.trust import PublicKey, digest
+
+log = logging.getLogger(__name__)
 
 
 class Broker(Role[BrokerLease]):
@@ -128,9 +132,21 @@ class Broker(Role[BrokerLease]):
             share.calendar.forget(now - 2 * self.me.skew)
         undecided.sort(key=lambda item: not item[1].extends)
         requests = [self._demanded(key, asked) for key, asked in undecided]
-        decisions = self.policy.decide(self.shares, requests, now)
+        decisions = self._decisions(requests, now)
         for (key, asked), decision in zip(undecided, decisions, strict=True):
             self._answer(self.leases[key], asked, decision, now)
+
+    def _decisions(self, requests: list[Demanded], now: int) -> Iterator[Given | Declined]:
+        """One decision a request, whatever the policy does: what it fails to decide is declined."""
+        decided = 0
+        try:
+            for decision in islice(self.policy.decide(self.shares, requests, now), len(requests)):
+                decided += 1
+                yield decision
+        except Exception:
+            log.exception("the allocation policy broke")
+        for _ in requests[decided:]:
+            yield Declined(code="policy", reason="the broker's policy could not decide; try again")
 
     def _waits(self, key: Key) -> bool:
         """A Relinquish in the same turn may have ended it before it was decided."""
@@ -263,7 +279,8 @@ class Broker(Role[BrokerLease]):
         """The receipt, if it is of the site that our grants rest on and for this lease (rule 2)."""
         if not record.grants:
             return None  # already given back: the second copy of the same receipt
-        root = self.verifier.chain(record.grants[0].chain)[0]
+        # our own delegation's chain, verified long ago; the grant itself we have signed
+        root = self.verifier.chain(record.grants[0].chain[:1])[0]
         if root.site is None:
             raise Refused("untrusted", "the grant's own chain has no site")
         receipt = self.verifier.receipt(message.receipt, self.verifier.key(root.site.x))

@@ -160,7 +160,11 @@ class Role(Generic[R]):
         if after is not before or result.record.reason != record.reason:
             self.tell(result.record, event.now, type(event).__name__, by, result.record.reason)
         for effect in result.effects:
-            self.carry_out(record.key, effect, event.now)
+            try:
+                self.carry_out(record.key, effect, event.now)
+            except IllegalTransition as error:
+                # half of this step is done: the loop has to drop it, not merely refuse it
+                raise RuntimeError(f"a decision does not fit: {error}") from error
         return self.leases[record.key]
 
     def tell(self, record: R, tick: int, what: str, by: str, note: str = "") -> None:

@@ -6,6 +6,7 @@ starts at that site's key. Whatever does not fit what was asked for is refused, 
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
 import msgspec
@@ -22,6 +23,11 @@ from shirako.core.policy import Demand, End, Extend, GoOn, Wait
 from shirako.core.terms import Term
 from shirako.transport.envelope import Refusal
 from shirako.trust import PublicKey
+
+POLICY_PAUSE_TICKS = 60
+"""When to ask a policy again that broke."""
+
+log = logging.getLogger(__name__)
 
 
 class ServiceManager(Role[GuestLease]):
@@ -99,7 +105,7 @@ class ServiceManager(Role[GuestLease]):
     def _consider(self, key: Key, now: int) -> None:
         lease = self.leases[key]
         event: Event
-        match self.policy.decide(lease, now, self.lead):
+        match self._decide(lease, now):
             case GoOn():
                 event = machine.Unblocked(now=now)
             case Wait(until=until):
@@ -109,6 +115,19 @@ class ServiceManager(Role[GuestLease]):
             case End(reason=reason):
                 event = machine.CloseAsked(now=now, reason=reason)
         self.apply(lease, event, "policy")
+
+    def _decide(self, lease: GuestLease, now: int) -> GoOn | Wait | Extend | End:
+        """The policy's decision, or a pause when it breaks or says what makes no sense."""
+        try:
+            decision = self.policy.decide(lease, now, self.lead)
+        except Exception:
+            log.exception("the demand policy broke on lease %s", lease.id)
+            return Wait(now + POLICY_PAUSE_TICKS)
+        meaning = {GoOn: machine.Unblocked, Extend: machine.ExtendAsked}.get(type(decision))
+        if meaning is not None and (lease.state, meaning) not in self.table:
+            log.error("the demand policy wants %s in %s", decision, lease.state.value)
+            return Wait(now + POLICY_PAUSE_TICKS)
+        return decision
 
     # Messages ---------------------------------------------------------------------------------
 

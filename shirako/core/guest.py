@@ -94,6 +94,13 @@ class GuestLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     answer: Answer | None = None
     closing: str = ""
     """What to call the end once it is there: the reason of the close."""
+    asked_units: int = 0
+    asked_term: Term | None = None
+    """As asked for; `units` and `term` become what was given."""
+    offer: messages.Offer = messages.Offer()
+    """What the broker said beside its last answer: what caps the term, or what would have worked."""
+    fingerprint: str = ""
+    """Digest of the request that made this lease, to tell a repetition from a mix-up."""
 
 
 # Events --------------------------------------------------------------------------------------
@@ -156,7 +163,9 @@ CONSIDER = (Consider(),)
 
 
 def ask_ticket(r: GuestLease, _e: Requested, _me: Me) -> Step[GuestLease]:
-    r = replace(r, state=S.TICKETING, wake=r.term.end)
+    r = replace(
+        r, state=S.TICKETING, wake=r.term.end, asked_units=r.units, asked_term=r.term
+    )
     request = messages.TicketRequest(
         rid=r.id,
         holder=r.guest.kid,
@@ -174,7 +183,7 @@ def ask_ticket(r: GuestLease, _e: Requested, _me: Me) -> Step[GuestLease]:
 def take_ticket(r: GuestLease, e: TicketUpdated, _me: Me) -> Step[GuestLease]:
     if e.message.closed:
         return Step(_end(r, S.FAILED, "the broker closed the request"))
-    r = _with_ticket(r, e)
+    r = replace(_with_ticket(r, e), offer=e.message.offer)
     return Step(replace(r, state=S.TICKETED, wake=r.term.end), CONSIDER)
 
 
@@ -190,6 +199,7 @@ def _with_ticket(r: GuestLease, e: TicketUpdated) -> GuestLease:
 
 
 def refused_ticket(r: GuestLease, e: Refused, _me: Me) -> Step[GuestLease]:
+    r = replace(r, offer=e.message.offer)
     return Step(_end(r, S.FAILED, e.message.reason))
 
 

@@ -26,7 +26,14 @@ from shirako.descriptor.model import (
     UnitSpec,
 )
 from shirako.descriptor.plugins import own_attributes
-from shirako.descriptor.values import read_instant, read_skew, read_term, read_timeout
+from shirako.descriptor.values import (
+    read_count,
+    read_factor,
+    read_instant,
+    read_skew,
+    read_term,
+    read_timeout,
+)
 
 
 def build_descriptor(document: Document, grammar: Grammar) -> Descriptor:
@@ -127,10 +134,10 @@ class _Builder:
             name=value_of(element, "name"),
             to=value_of(element, "to"),
             type=value_of(element, "type"),
-            units=int(value_of(element, "units")),
+            units=read_count(value_of(element, "units")),
             start=_instant(element, "start"),
             end=_instant(element, "end"),
-            overbooking=float(self._text(element, "overbooking")),
+            overbooking=read_factor(self._text(element, "overbooking")),
             line=self._line(element),
         )
 
@@ -139,7 +146,7 @@ class _Builder:
             name=value_of(element, "name"),
             slice=value_of(element, "slice"),
             type=value_of(element, "type"),
-            units=int(value_of(element, "units")),
+            units=read_count(value_of(element, "units")),
             duration=timedelta(seconds=read_term(value_of(element, "for"))),
             start=_instant(element, "start"),
             renew=self._text(element, "renew") == "true",

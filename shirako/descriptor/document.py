@@ -18,7 +18,7 @@ from lxml import etree
 from shirako.descriptor.model import DescriptorInvalid, Fault
 
 MAX_BYTES = 4 * 1024 * 1024
-# The validator's time grows with the square of the siblings that have faults: 10 s at this many.
+# The validator's time grows with the square of the faulty siblings: some 10 s at this many.
 MAX_ELEMENTS = 20_000
 
 # libxml2's own words are for those who write parsers.

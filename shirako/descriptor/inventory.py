@@ -13,7 +13,7 @@ from shirako.descriptor.document import Document
 from shirako.descriptor.grammar import children, describe, local_name
 from shirako.descriptor.model import Fault
 from shirako.descriptor.structure import suggest
-from shirako.descriptor.values import attempt, read_instant
+from shirako.descriptor.values import attempt, read_count, read_factor, read_instant
 
 MAX_UNITS = 200_000
 """Of a whole descriptor: a few bytes of `<units>` must not fill the memory."""
@@ -24,9 +24,7 @@ _OPEN_END = datetime.max.replace(tzinfo=UTC)
 
 def count_units(element: etree._Element) -> int:
     """How many units a `<unit>` or `<units>` stands for; 0 where its count is bad."""
-    if local_name(element) == "unit":
-        return 1
-    return max(attempt(int, element, "count") or 0, 0)
+    return 1 if local_name(element) == "unit" else attempt(read_count, element, "count") or 0
 
 
 def name_units(element: etree._Element) -> list[str]:
@@ -138,10 +136,7 @@ def _grants(document: Document, site: etree._Element) -> Iterator[Fault]:
     pools = children(site, "pool")
     yield from twins(document, pools, "type", describe(site))
     yield from twins(document, children(site, "delegation"), "name", describe(site))
-    sizes = {
-        pool.get("type", ""): sum(map(count_units, children(pool, "unit", "units")))
-        for pool in reversed(pools)
-    }
+    sizes = {pool.get("type", ""): _size(pool) for pool in reversed(pools)}
     by_type: defaultdict[str, list[etree._Element]] = defaultdict(list)
     for delegation in children(site, "delegation"):
         kind = delegation.get("type")
@@ -156,8 +151,14 @@ def _grants(document: Document, site: etree._Element) -> Iterator[Fault]:
                 f"add the pool, or name another type: {suggest(kind, sizes)}",
             )
     for kind, delegations in by_type.items():
-        if sizes[kind]:  # else the pool has a fault of its own
+        if sizes[kind]:
             yield from _excess(document, kind, sizes[kind], delegations)
+
+
+def _size(pool: etree._Element) -> int:
+    """Units of the pool; 0 where that is not known, which is a fault of its own."""
+    counts = [count_units(one) for one in children(pool, "unit", "units")]
+    return sum(counts) if all(counts) else 0
 
 
 def _excess(
@@ -178,7 +179,7 @@ def _excess(
         weight += change
         if weight > size:
             live = [one for one, start, end in sound if start <= moment < end]
-            granted = sum(attempt(int, one, "units") or 0 for one in live)
+            granted = sum(attempt(read_count, one, "units") or 0 for one in live)
             when = "at once" if moment == _OPEN_START else f"from {moment:%Y-%m-%dT%H:%M:%SZ}"
             yield document.fault(
                 live[-1],
@@ -195,5 +196,5 @@ def _some_names(delegations: list[etree._Element]) -> str:
 
 
 def _weight(delegation: etree._Element) -> Fraction:
-    factor = attempt(Fraction, delegation, "overbooking") or Fraction(1)
-    return Fraction(attempt(int, delegation, "units") or 0) / max(factor, Fraction(1))
+    factor = attempt(read_factor, delegation, "overbooking") or 1.0
+    return (attempt(read_count, delegation, "units") or 0) / Fraction(factor)

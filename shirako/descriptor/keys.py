@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
@@ -15,6 +18,7 @@ from shirako.descriptor.grammar import children, describe
 from shirako.descriptor.model import Fault
 
 _MAX_BYTES = 64 * 1024
+_SSH_PUBLIC = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}(\s|$)")
 
 
 def check_keys(document: Document, *, required: bool) -> Iterator[Fault]:
@@ -48,16 +52,16 @@ def _key(document: Document, actor: etree._Element, *, required: bool) -> Iterat
     make = f"make it with: shirako keys {document.path}"
     mend = "copy the public half, NAME.pub.jwk, from where the peer runs" if public else make
     again = mend if public else f"delete it and {make}"
-    text = _text(file)
-    if text is None:
+    opened = _open(file)
+    if opened is None:
         if required:
             yield document.fault(actor, f"{describe(actor)}: there is no key file {file}", mend)
         return
-    if isinstance(text, OSError):
-        reason = text.strerror or str(text)
+    if isinstance(opened, OSError):
+        reason = opened.strerror or str(opened)
         yield document.fault(actor, f"{describe(actor)}: key file {file}: {reason}", again)
         return
-    key = _read_jwk(text)
+    key = _read_jwk(opened.text)
     if isinstance(key, str):
         yield document.fault(actor, f"{describe(actor)}: key file {file} {key}", again)
     elif public and key.is_private:
@@ -73,7 +77,7 @@ def _key(document: Document, actor: etree._Element, *, required: bool) -> Iterat
             f"name the private one, or {make}",
         )
     else:
-        if not public and file.stat().st_mode & 0o077:
+        if not public and opened.mode & 0o077:
             yield document.fault(
                 actor,
                 f"{describe(actor)}: key file {file} can be read by others",
@@ -82,11 +86,17 @@ def _key(document: Document, actor: etree._Element, *, required: bool) -> Iterat
         yield key
 
 
-def _text(file: Path) -> str | OSError | None:
-    """What is in a small file; `None` where there is none."""
+class _Opened(NamedTuple):
+    text: str
+    mode: int
+
+
+def _open(file: Path) -> _Opened | OSError | None:
+    """The beginning of a file, enough for any key; `None` where there is none."""
     try:
         with file.open("rb") as opened:
-            return opened.read(_MAX_BYTES).decode("utf-8", "replace")
+            mode = os.fstat(opened.fileno()).st_mode
+            return _Opened(opened.read(_MAX_BYTES).decode("utf-8", "replace"), mode)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -119,15 +129,15 @@ def _ssh_key(document: Document, element: etree._Element, *, required: bool) -> 
     if not named:
         return
     file = document.path.parent / named
-    text = _text(file)
+    opened = _open(file)
     mend = "name the public half, as made by: ssh-keygen -t ed25519"
-    if text is None:
+    if opened is None:
         if required:
             yield document.fault(element, f"there is no SSH key file {file}", mend)
-    elif isinstance(text, OSError):
-        reason = text.strerror or str(text)
+    elif isinstance(opened, OSError):
+        reason = opened.strerror or str(opened)
         yield document.fault(element, f"SSH key file {file}: {reason}", mend)
-    elif "PRIVATE KEY" in text:
+    elif "PRIVATE KEY" in opened.text:
         yield document.fault(element, f"SSH key file {file} holds a private key", mend)
-    elif not text.startswith(("ssh-", "ecdsa-", "sk-")) or len(text.split()) < 2:
+    elif not _SSH_PUBLIC.match(opened.text):
         yield document.fault(element, f"SSH key file {file} holds no SSH public key", mend)

@@ -49,6 +49,8 @@ class _Structure:
     def __init__(self, document: Document, grammar: Grammar) -> None:
         self._document = document
         self._grammar = grammar
+        self._mended = True
+        """Whether the tree was changed since the validator last saw it."""
         self._reported: set[tuple[etree._Element, str, str]] = set()
 
     def check(self) -> list[Fault]:
@@ -56,17 +58,17 @@ class _Structure:
         faults = [*self._root(root), *self._namespaces(root), *self._foreign_attributes(root)]
         # With one default namespace each path in the validator's log is made of places alone.
         etree.cleanup_namespaces(root, top_nsmap={None: NAMESPACE})  # type: ignore[dict-item] # stubs
-        while not self._grammar.schema.validate(root):
+        while self._mended and not self._grammar.schema.validate(root):
+            self._mended = False
             # All are located before any is mended: paths count places, and mending moves them.
             places: dict[etree._Element, list[etree._Element]] = {}
             located = [
                 (self._locate(error.path or "", places), error)
                 for error in complaints(self._grammar.schema.error_log)
             ]
-            found = [fault for element, error in located for fault in self._explain(element, error)]
-            if not found:
-                break
-            faults += found
+            faults += [
+                fault for element, error in located for fault in self._explain(element, error)
+            ]
         return faults
 
     def _root(self, root: etree._Element) -> Iterator[Fault]:
@@ -171,6 +173,7 @@ class _Structure:
                 f"<{name}> is not allowed in {describe(parent)}",
                 _advice_for_stranger(homes, near, allowed),
             )
+            self._mended = True
             if near:
                 child.tag = f"{{{NAMESPACE}}}{near[0]}"
             else:
@@ -185,6 +188,7 @@ class _Structure:
                 f"{describe(element)} holds text: {text[:40]!r}",
                 "all is said in attributes: remove the text, or put it in <!-- a comment -->",
             )
+        self._mended = True
         element.text = None
         for child in element:
             child.tail = None
@@ -199,6 +203,7 @@ class _Structure:
         )
         value = element.attrib.pop(name)
         if near:
+            self._mended = True
             element.set(near[0], value)
 
     def _missing_attribute(self, element: etree._Element, name: str) -> Iterator[Fault]:

@@ -1,4 +1,8 @@
-"""Attribute values that a schema cannot read: durations, instants, addresses."""
+"""Attribute values as Python values.
+
+Of durations, instants and addresses the schema knows nothing, so that their faults are found here;
+numbers it has checked, and they are read with the same bounds where a check needs them before.
+"""
 
 from __future__ import annotations
 
@@ -90,12 +94,29 @@ def read_address(text: str) -> Address:
     address = Address(parts.scheme, parts.hostname, port)
     if address.host in ("0.0.0.0", "::"):  # noqa: S104 -- refused, not bound
         raise Unreadable("is no address to be reached at", "write the address that peers use")
+    # Signed envelopes do not hide what they hold, and API requests carry bearer tokens.
     if address.scheme == "http" and not address.is_loopback:
         raise Unreadable(
             "would send bearer tokens in the clear",
             "use https, or http on 127.0.0.1, [::1] or localhost",
         )
     return address
+
+
+def read_factor(text: str) -> float:
+    """An overbooking factor, from 1 to 100. Raises `ValueError`."""
+    factor = float(text)
+    if not 1 <= factor <= 100:
+        raise Unreadable("is out of range")
+    return factor
+
+
+def read_count(text: str) -> int:
+    """A number of units, from 1 to 100000. Raises `ValueError`."""
+    count = int(text)
+    if not 1 <= count <= 100_000:
+        raise Unreadable("is out of range")
+    return count
 
 
 def _duration_within(shortest: int, longest: int) -> Callable[[str], int]:

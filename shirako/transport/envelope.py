@@ -72,6 +72,9 @@ class Rejected(Exception):
         """Short name of what is wrong, for counters: `signature`, `audience`, `stale`, ..."""
 
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises on bytes that their sender made up: wrong, not UTF-8, nested too deep."""
+
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_acknowledgement = msgspec.json.Decoder(Acknowledgement).decode
 
@@ -105,7 +108,7 @@ def open_envelope(
         raise Rejected(401, "signature", str(error)) from error
     try:
         body = _decode_envelope(payload)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise Rejected(400, "malformed", f"not an envelope: {error}") from error
     if body.iss != sender.kid:
         raise Rejected(401, "signature", "the envelope names another sender than it is signed by")
@@ -144,7 +147,7 @@ def _read(index: int, raw: msgspec.Raw) -> Message | Refusal:
         return Refusal(index, "oversize", f"a message holds at most {limit} bytes")
     try:
         message: Message = messages.decode(raw)
-    except msgspec.ValidationError as error:
+    except _UNREADABLE as error:
         return Refusal(index, "malformed", str(error))
     return message
 
@@ -160,7 +163,7 @@ def read_acknowledgement(data: bytes, peer: PublicKey, me: str, n: int) -> Ackno
     """The peer's acknowledgement of our envelope `n`; raises `Untrusted`."""
     try:
         body = _decode_acknowledgement(peer.verify(data.decode("ascii"), ACKNOWLEDGEMENT_TYPE))
-    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+    except _UNREADABLE as error:
         raise Untrusted(f"not an acknowledgement: {error}") from error
     if (body.iss, body.aud, body.n) != (peer.kid, me, n):
         raise Untrusted("an acknowledgement of something else")

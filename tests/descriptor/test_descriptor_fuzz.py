@@ -15,7 +15,8 @@ from shirako.descriptor import Descriptor, DescriptorInvalid, read_descriptor
 
 Edit = Callable[[etree._Element, st.DataObject], None]
 
-TRICKY = """0|-1|1|99999999999999999999999|1e9|nan|true|2h|site|broker|guest|far|node.small|t-ssh
+TRICKY = """0|1/0|1e999999999|-1|1|99999999999999999999999|1e9|nan|true|2h|site|broker
+guest|far|node.small|t-ssh
 t-fit|keys/site.jwk|/|..|keys|\u00e9|http://[|http://[::1]:1|https://a:0|http://\u2100:1|2026-01-01T00:00:00Z
 9999-12-31T23:59:59-12:00|0001-01-01T00:00:00+01:00| ||\U0001f600|\u0661"""
 LEGAL = st.characters(
@@ -132,8 +133,7 @@ def test_torn_bytes_are_read_or_refused(site: Path, data: st.DataObject) -> None
 
 
 @pytest.mark.parametrize("attribute", ['colour="red"', 'from="Site"'])
-def test_thousands_of_faults_take_no_long_time(site: Path, attribute: str) -> None:
-    """Every one is told; a quadratic search for the elements would take the time-out's length."""
+def test_each_of_thousands_of_faults_is_told(site: Path, attribute: str) -> None:
     edges = "".join(f"<edge {attribute} to='b{n}'/>\n" for n in range(5_000))
     text = (site / "actors.xml").read_text().replace("</actors>", f"{edges}</actors>")
     (site / "actors.xml").write_text(text)

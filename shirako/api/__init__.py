@@ -1,0 +1,31 @@
+"""REST on each actor: `application(actor, tokens, descriptor)`, under `/api/v1`.
+
+serving     the application: routes of the actor's role, one answer for every error
+guest, site, broker, status   the routes of the three roles, and those that all have
+routes      what a route is: who may call it, what goes in, what comes out
+models      the JSON that people's programs see; views: from records to models
+stream      a lease's changes as server-sent events
+openapi     the description of it all, made from the routes and the models
+tokens      who may do what; problems: RFC 9457
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shirako.api.problems import Problem
+from shirako.api.tokens import Tokens
+
+if TYPE_CHECKING:
+    from shirako.api.serving import application
+
+__all__ = ["Problem", "Tokens", "application"]
+
+
+def __getattr__(name: str) -> Any:
+    """`application` brings the server and the actors with it: clients do not wait for those."""
+    if name != "application":
+        raise AttributeError(f"module {__name__} has no {name}")
+    from shirako.api import serving
+
+    return serving.application

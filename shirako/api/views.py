@@ -1,0 +1,204 @@
+"""From the actors' records to what people see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from shirako.actors.authority import Authority
+from shirako.actors.authority import Unit as UnitRecord
+from shirako.api import models
+from shirako.clock import utc
+from shirako.core import authority, broker, guest, messages
+from shirako.core import delegation as granted
+from shirako.core.claims import Party
+from shirako.ledger import Entry
+
+_PORT = re.compile(r"[0-9]{1,5}\Z", re.A)
+
+
+def lease(record: guest.GuestLease, *, own: bool) -> models.Lease:
+    """`own`: for its owner, with properties and keys; otherwise for who looks after the actor."""
+    term = record.asked_term or record.term
+    answer = extension(record.answer, record.state) if record.answer else None
+    latest = answer.latest_end if answer else _moment(record.offer.latest_end)
+    refused = record.state is guest.GuestState.FAILED and record.offer != messages.Offer()
+    secrets = {
+        "ssh_keys": record.keys,
+        "request": record.request,
+        "configuration": record.configuration,
+        "resource": record.resource,
+    }
+    return models.Lease(
+        id=record.id,
+        slice=record.slice,
+        type=record.type,
+        state=record.state.value,
+        final=record.state.final,
+        units=record.units,
+        start=utc(record.term.start),
+        end=utc(record.term.end),
+        asked=models.Asked(
+            units=record.asked_units or record.units,
+            least_units=record.least_units,
+            start=utc(term.start),
+            end=utc(term.end),
+        ),
+        latest_end=None if refused else latest,
+        cap=(answer.cap if answer else record.offer.cap) or "",
+        reason=record.reason,
+        renew=record.renew,
+        held=tuple(unit(held, own=own) for held in record.held),
+        answer=answer,
+        offer=offer(record.offer) if refused else None,
+        owner=record.owner,
+        site=_name(record.site) if record.site else None,
+        broker=_name(record.broker),
+        **(secrets if own else {}),
+    )
+
+
+EXTENDING = (
+    guest.GuestState.EXTENDING_TICKET,
+    guest.GuestState.ACTIVE_TICKETED,
+    guest.GuestState.EXTENDING_LEASE,
+)
+
+
+def extension(answer: guest.Answer, state: guest.GuestState) -> models.Extension:
+    """What came of an extension; nothing is granted before the site has said so as well."""
+    pending = state in EXTENDING
+    return models.Extension(
+        old_end=utc(answer.old_end),
+        asked_end=utc(answer.asked_end),
+        new_end=utc(answer.old_end if pending else answer.granted_end),
+        latest_end=_moment(answer.latest_end),
+        cap=answer.cap,
+        refused=answer.refused,
+        pending=pending,
+    )
+
+
+def offer(told: messages.Offer) -> models.Offer:
+    return models.Offer(
+        units=told.units,
+        start=_moment(told.start),
+        latest_end=_moment(told.latest_end),
+        cap=told.cap,
+    )
+
+
+def unit(held: messages.UnitState, *, own: bool) -> models.Unit:
+    if not own:
+        return models.Unit(name=held.unit)
+    told = held.properties
+    port = told.get("port", "")
+    return models.Unit(
+        name=held.unit,
+        host=told.get("host"),
+        port=int(port) if _PORT.match(port) else None,
+        user=told.get("user"),
+        host_key=told.get("host_key"),
+        properties=told,
+    )
+
+
+def story_line(entry: Entry) -> models.StoryLine:
+    return models.StoryLine(
+        time=utc(entry.tick), what=entry.what, state=entry.state, by=entry.by, note=entry.note
+    )
+
+
+def site_node(
+    record: UnitRecord, site: Authority, attributes: Mapping[str, str]
+) -> models.SiteNode:
+    holder = site.leases.get(record.owner) if record.owner else None
+    return models.SiteNode(
+        name=record.name,
+        type=record.type,
+        state="quarantined" if record.quarantined else "leased" if record.owner else "free",
+        lease=models.LeaseName(holder=record.owner[0], id=record.owner[1])
+        if record.owner
+        else None,
+        guest=_name(holder.guest) if holder else None,
+        slice=holder.slice if holder else None,
+        quarantined=record.quarantined,
+        epoch=record.epoch,
+        host=attributes.get("host"),
+        port=attributes.get("port"),
+    )
+
+
+def site_lease(record: authority.SiteLease) -> models.SiteLease:
+    return models.SiteLease(
+        holder=record.guest.kid,
+        id=record.id,
+        guest=_name(record.guest),
+        slice=record.slice,
+        type=record.type,
+        units=record.units,
+        state=record.state.value,
+        final=record.state.final,
+        start=utc(record.term.start),
+        end=utc(record.term.end),
+        reason=record.reason,
+        broker=_name(record.broker),
+        assignments=tuple(
+            models.SiteUnit(
+                unit=a.unit,
+                epoch=a.epoch,
+                phase=a.phase.value,
+                swapped=a.swapped,
+                checks=a.checks,
+                message=a.message,
+            )
+            for a in record.assignments
+        ),
+    )
+
+
+def delegation(record: granted.Delegation, site: Party) -> models.Delegation:
+    return models.Delegation(
+        name=record.id,
+        type=record.type,
+        units=record.units,
+        overbooking=record.overbooking,
+        start=utc(record.term.start),
+        end=utc(record.term.end),
+        site=_name(site),
+        broker=_name(record.holder),
+        properties=record.resource,
+    )
+
+
+def broker_lease(record: broker.BrokerLease) -> models.BrokerLease:
+    return models.BrokerLease(
+        holder=record.guest.kid,
+        id=record.id,
+        guest=_name(record.guest),
+        slice=record.slice,
+        type=record.type,
+        units=record.units,
+        state=record.state.value,
+        final=record.state.final,
+        start=utc(record.term.start),
+        end=utc(record.term.end),
+        reason=record.reason,
+        grants=tuple(
+            models.Grant(
+                delegation=g.delegation,
+                units=g.units,
+                start=utc(g.term.start),
+                end=utc(g.term.end),
+            )
+            for g in record.grants
+        ),
+    )
+
+
+def _moment(tick: int | None) -> models.Instant | None:
+    return None if tick is None else utc(tick)
+
+
+def _name(party: Party) -> str:
+    return party.name or party.kid[:12]

@@ -1,0 +1,93 @@
+"""Runs each actor of a descriptor as an operating system process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from shirako import trust
+from shirako.descriptor import Descriptor
+
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+POLL_SECONDS = 0.02
+
+
+class NotUp(Exception):
+    """An actor did not come up; the message says which, and where its log is."""
+
+
+class ActorProcesses:
+    """Actors of one descriptor. They die with this process; their logs lie in `folder`."""
+
+    def __init__(self, descriptor: Descriptor, folder: Path) -> None:
+        self._descriptor = descriptor
+        self._folder = folder
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def url(self, name: str) -> str:
+        return next(spec.url for spec in self._descriptor.actors if spec.name == name)
+
+    def log_of(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def start(self, name: str) -> None:
+        """Start one actor and wait until it answers. Raises `NotUp`."""
+        command = [sys.executable, "-m", "shirako", "run", str(self._descriptor.path)]
+        with self.log_of(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", "--", *command, "--actor", name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+            )
+        self._await(name)
+
+    def _await(self, name: str) -> None:
+        process = self._running[name]
+        for _ in range(int(START_SECONDS / POLL_SECONDS)):
+            if process.poll() is not None:
+                break
+            try:
+                with urlopen(f"{self.url(name)}/.well-known/shirako", timeout=2):  # noqa: S310
+                    return
+            except (URLError, OSError):
+                time.sleep(POLL_SECONDS)
+        raise NotUp(f"actor {name} did not come up; its log is {self.log_of(name)}")
+
+    def stop(self, name: str) -> None:
+        """Ask it to stop, and wait."""
+        process = self._running.pop(name, None)
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def stop_all(self) -> None:
+        for name in list(self._running):
+            self.stop(name)
+
+    def kill(self, name: str) -> None:
+        """`kill -9`, as bad luck would; `start` starts it again."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait()
+
+
+def make_keys(descriptor: Descriptor) -> list[Path]:
+    """Make the key of every actor that has none yet; returns the files made."""
+    made = []
+    for spec in descriptor.actors:
+        if not spec.key.exists():
+            trust.PrivateKey.generate().write(spec.key)
+            made.append(spec.key)
+    return made

@@ -1,0 +1,86 @@
+"""Three actors as three processes, with units that are only pretended, or with real nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rest import Rest, make_tokens
+
+from shirako.demo.processes import ActorProcesses, make_keys
+from shirako.descriptor import read_descriptor
+from shirako.testbed.ports import free_ports
+
+DESCRIPTOR = """\
+<actors xmlns="urn:shirako:actors:1" state="state">
+  <authority name="site" url="http://127.0.0.1:{site}" key="keys/site.jwk">
+    <pool type="node" assignment="first-fit" setup-timeout="30s" teardown-timeout="30s">
+      <property name="machine.memory" value="2GB"/>
+      <driver name="null" {driver}/>
+      <units prefix="n" count="{units}"/>
+    </pool>
+    <delegation name="share" to="broker" type="node" units="{units}"/>
+  </authority>
+  <broker name="broker" url="http://127.0.0.1:{broker}" key="keys/broker.jwk"
+          allocation="first-come"/>
+  <service-manager name="guest" url="http://127.0.0.1:{guest}" key="keys/guest.jwk"
+                   demand="renew">
+    {guest_driver}
+  </service-manager>
+  <edge from="site" to="broker"/>
+  <edge from="broker" to="guest"/>
+</actors>
+"""
+
+
+@dataclass(frozen=True)
+class Trio:
+    """Site, broker and guest, each a process."""
+
+    processes: ActorProcesses
+    guest: Rest
+    site: Rest
+    broker: Rest
+
+    def request(self, **wanted: object) -> str:
+        body = {"slice": "blue", "type": "node", "units": 1, "duration": "1h", **wanted}
+        return str(self.guest.post("/leases", body)["id"])
+
+
+@pytest.fixture
+def trio(tmp_path: Path) -> Iterator[Callable[..., Trio]]:
+    """Makes a trio; its options are those of the null drivers, as XML attributes."""
+    running: list[ActorProcesses] = []
+
+    def make(*, driver: str = "", guest_driver: str = "", units: int = 4) -> Trio:
+        names = ("site", "broker", "guest")
+        ports = free_ports(("127.0.0.1",), seed=str(tmp_path))
+        text = DESCRIPTOR.format(
+            **{name: next(ports) for name in names},
+            driver=driver,
+            guest_driver=guest_driver,
+            units=units,
+        )
+        path = tmp_path / "actors.xml"
+        path.write_text(text)
+        make_keys(read_descriptor(path, keys=False))
+        descriptor = read_descriptor(path)
+        processes = ActorProcesses(descriptor, tmp_path)
+        running.append(processes)
+        tokens = make_tokens(descriptor.state)
+        for name in names:
+            processes.start(name)
+        made = Trio(
+            processes,
+            guest=Rest(processes.url("guest"), tokens["guest"]),
+            site=Rest(processes.url("site"), tokens["site-admin"]),
+            broker=Rest(processes.url("broker"), tokens["broker-admin"]),
+        )
+        made.broker.until("/broker/delegations", lambda answer: bool(answer["delegations"]))
+        return made
+
+    yield make
+    for processes in running:
+        processes.stop_all()
