@@ -97,6 +97,7 @@ class Actor(Generic[RoleT]):
         self._watchers: defaultdict[Key, set[asyncio.Event]] = defaultdict(set)
         self._warned: dict[tuple[str, str], int] = {}
         self._loop_task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     # Life -------------------------------------------------------------------------------------
 
@@ -112,6 +113,8 @@ class Actor(Generic[RoleT]):
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
+        self._stopped = True
+        self._refuse_all(self._queue, "the actor is stopping")
         await asyncio.gather(*(courier.stop() for courier in self._couriers.values()))
         await self._handling.stop()
         self._writer.shutdown(wait=True)
@@ -215,6 +218,9 @@ class Actor(Generic[RoleT]):
     # The loop ---------------------------------------------------------------------------------
 
     def _put(self, item: _Item) -> None:
+        if self._stopped:
+            self._refuse_all([item], "the actor is stopping")
+            return
         self._queue.append(item)
         self._stirred.set()
 
@@ -230,6 +236,9 @@ class Actor(Generic[RoleT]):
                 flushed = loop_time
             try:
                 await self._turn(items, flush=flush)
+            except asyncio.CancelledError:
+                self._queue[:0] = items  # `stop` tells those who wait for them
+                raise
             except Exception:
                 # a fault in our own code: what waited is refused, memory is loaded again
                 log.exception("%s: a turn broke", self.party.name)
@@ -303,11 +312,14 @@ class Actor(Generic[RoleT]):
     async def _crashed(self, items: list[_Item], error: CommitFailed) -> None:
         log.error("%s: nothing of this turn is stored: %s", self.party.name, error)
         self.counters["commit_failed"] += 1
-        for item in items:
-            item.error = Refused("unavailable", "the ledger can not be written", retry=True)
-            _answer(item)
-        await asyncio.sleep(RELOAD_SECONDS)
+        self._refuse_all(items, "the ledger can not be written")
         self._load()
+        await asyncio.sleep(RELOAD_SECONDS)  # a full disk is not freed in a millisecond
+
+    def _refuse_all(self, items: list[_Item], reason: str) -> None:
+        for item in items:
+            item.error = Refused("unavailable", reason, retry=True)
+            _answer(item)
 
     def _due(self, now: int) -> list[Key]:
         due = []

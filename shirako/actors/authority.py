@@ -7,6 +7,7 @@ teardown, and every assignment a fresh epoch.
 
 from __future__ import annotations
 
+import math
 import itertools
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -432,20 +433,28 @@ class Authority(Role[SiteLease]):
         return made
 
     def _check_delegable(self, wanted: Delegation) -> None:
-        """Delegations together never exceed the pool, at any instant."""
+        """Delegations together never exceed the pool, at any instant.
+
+        One that allows overbooking says openly that not all of it can be had at once: it weighs
+        its units divided by that factor, here as in the descriptor.
+        """
         pool = sum(1 for unit in self.units.values() if unit.type == wanted.type)
         calendar = Calendar(pool, wanted.term)
         for other in self.delegations.values():
             if other.type == wanted.type:
-                calendar.restore(other.units, other.term)
+                calendar.restore(_weight(other), other.term)
         free = calendar.free(wanted.term)
-        if wanted.units > free:
+        if _weight(wanted) > free:
             raise Refused(
                 "too_many",
                 f"{wanted.units} units of {wanted.type} can not be delegated: the pool has {pool}, "
                 f"and {free} of them are not delegated during the whole term",
                 field="units",
             )
+
+
+def _weight(delegation: Delegation) -> int:
+    return math.ceil(delegation.units / delegation.overbooking)
 
 
 def _spent(chain: tuple[Claim, ...]) -> Spent:

@@ -22,13 +22,8 @@ def lease(record: guest.GuestLease, *, own: bool) -> models.Lease:
     term = record.asked_term or record.term
     answer = extension(record.answer, record.state) if record.answer else None
     latest = answer.latest_end if answer else _moment(record.offer.latest_end)
-    refused = record.state is guest.GuestState.FAILED and record.offer != messages.Offer()
-    secrets = {
-        "ssh_keys": record.keys,
-        "request": record.request,
-        "configuration": record.configuration,
-        "resource": record.resource,
-    }
+    refused = record.state is guest.GuestState.FAILED and not record.ticket
+    refused = refused and record.offer != messages.Offer()
     return models.Lease(
         id=record.id,
         slice=record.slice,
@@ -54,7 +49,10 @@ def lease(record: guest.GuestLease, *, own: bool) -> models.Lease:
         owner=record.owner,
         site=_name(record.site) if record.site else None,
         broker=_name(record.broker),
-        **(secrets if own else {}),
+        ssh_keys=record.keys if own else (),
+        request=record.request if own else {},
+        configuration=record.configuration if own else {},
+        resource=record.resource if own else {},
     )
 
 

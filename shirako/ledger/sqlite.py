@@ -48,7 +48,7 @@ class SqliteLedger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = path
-        self._lock = _lock(path)
+        self._lock: int | None = _lock(path)
         try:
             # the actor's writer thread commits, its loop thread reads stories: never at once
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -133,7 +133,9 @@ class SqliteLedger:
 
     def close(self) -> None:
         self._db.close()
-        os.close(self._lock)
+        if self._lock is not None:  # its number may be another file's by the second time
+            os.close(self._lock)
+            self._lock = None
 
 
 def _lock(path: Path) -> int:

@@ -41,7 +41,7 @@ class HttpTransport:
                 headers={"Content-Type": ENVELOPE_CONTENT_TYPE},
                 allow_redirects=False,
             ) as response:
-                body = await response.content.read(ENVELOPE_BYTES_MAX)
+                body = await _read(response.content)
                 if response.status != 202:
                     text = body[:300].decode(errors="replace")
                     raise Unreachable(f"{url} answered {response.status}: {text}")
@@ -68,9 +68,7 @@ def message_routes(receive: Receive, about: Mapping[str, object]) -> list[web.Ro
         if (request.content_length or 0) > ENVELOPE_BYTES_MAX:
             return problem(413, "oversize", f"at most {ENVELOPE_BYTES_MAX} bytes")
         try:
-            data = await request.content.read(ENVELOPE_BYTES_MAX + 1)
-            while not request.content.at_eof() and len(data) <= ENVELOPE_BYTES_MAX:
-                data += await request.content.read(ENVELOPE_BYTES_MAX + 1 - len(data))
+            data = await _read(request.content)
             answer = await receive(data)
         except Rejected as rejected:
             return problem(rejected.status, rejected.kind, str(rejected))
@@ -85,6 +83,17 @@ def message_routes(receive: Receive, about: Mapping[str, object]) -> list[web.Ro
         web.post("/messages", post_messages),
         web.get("/.well-known/shirako", get_about),
     ]
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """The whole body, or one byte more than may be there."""
+    data = bytearray()
+    while len(data) <= ENVELOPE_BYTES_MAX:
+        chunk = await content.read(ENVELOPE_BYTES_MAX + 1 - len(data))
+        if not chunk:
+            break
+        data += chunk
+    return bytes(data)
 
 
 def problem(status: int, kind: str, detail: str) -> web.Response:

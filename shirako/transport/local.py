@@ -30,6 +30,8 @@ class LocalTransport:
             return await receive(envelope)
         except Rejected as rejected:
             raise Unreachable(f"{url} refused the envelope: {rejected}") from rejected
+        except Exception as error:  # a peer's fault is the peer's, as it is over HTTP
+            raise Unreachable(f"{url} broke: {type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
         """Nothing to give back."""

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Trio
+
+from trio import Trio
 
 pytestmark = pytest.mark.real
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rest import Rest, make_tokens
 
+from rest import Rest, make_tokens
 from shirako.demo.box import Box
 from shirako.descriptor import read_descriptor
 

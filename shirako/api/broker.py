@@ -1,0 +1,106 @@
+"""Routes of a broker: what it holds, what of it is sold, and to whom."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from shirako.actors.actor import Actor
+from shirako.actors.broker import Broker
+from shirako.api import models, views
+from shirako.api.routes import READERS, Call, Route, known_states, page
+from shirako.clock import tick_of, utc
+from shirako.core.broker import BrokerState
+from shirako.core.calendar import Calendar
+from shirako.core.claims import Party
+from shirako.core.delegation import Delegation
+from shirako.core.terms import FOREVER
+
+STEPS_MAX = 5000
+
+
+class BrokerRoutes:
+    """`/broker`"""
+
+    def __init__(self, actor: Actor[Broker]) -> None:
+        self._actor = actor
+
+    def routes(self) -> tuple[Route, ...]:
+        read = partial(Route, method="GET", roles=READERS)
+        return (
+            read(
+                path="/broker/calendar",
+                handler=self.calendar,
+                summary="What is sold of each delegation, and when",
+                query=models.CalendarWindow,
+                answer=models.Calendar,
+            ),
+            read(
+                path="/broker/leases",
+                handler=self.leases,
+                summary="Tickets, by holder and id",
+                query=models.PeerLeasePage,
+                answer=models.BrokerLeases,
+            ),
+            read(
+                path="/broker/delegations",
+                handler=self.delegations,
+                summary="What sites have delegated",
+                answer=models.Delegations,
+            ),
+        )
+
+    async def leases(self, call: Call) -> models.BrokerLeases:
+        query: models.PeerLeasePage = call.query
+        states = known_states(query.state, (state.value for state in BrokerState))
+        found = (
+            ("/".join(key), record)
+            for key, record in self._actor.role.leases.items()
+            if (not states or record.state.value in states)
+            and query.slice in (None, record.slice)
+            and query.id in (None, record.id)
+        )
+        leases, following = page(found, query, views.broker_lease)
+        return models.BrokerLeases(leases=leases, next=following)
+
+    async def delegations(self, _call: Call) -> models.Delegations:
+        held = sorted(self._actor.role.delegations.values(), key=lambda one: one.id)
+        return models.Delegations(
+            delegations=tuple(views.delegation(one, self._site(one)) for one in held)
+        )
+
+    def _site(self, delegation: Delegation) -> Party:
+        site = self._actor.role.verifier.chain(delegation.chain)[0].site
+        return site or Party("", "", "", "?")
+
+    async def calendar(self, call: Call) -> models.Calendar:
+        window: models.CalendarWindow = call.query
+        role = self._actor.role
+        shares = (share for shares in role.shares.values() for share in shares)
+        return models.Calendar(
+            calendar=tuple(
+                self._shown(role.delegations[share.delegation], share.calendar, window)
+                for share in sorted(shares, key=lambda share: share.delegation)
+            )
+        )
+
+    def _shown(
+        self, delegation: Delegation, calendar: Calendar, window: models.CalendarWindow
+    ) -> models.DelegationCalendar:
+        start = tick_of(window.start) if window.start else 0
+        end = tick_of(window.end) if window.end else FOREVER
+        steps = calendar.steps()
+        # the step before the window still governs its beginning
+        first = max(sum(1 for tick, _ in steps if tick <= start) - 1, 0)
+        within = [step for step in steps[first : first + STEPS_MAX + 1] if step[0] < end]
+        return models.DelegationCalendar(
+            delegation=delegation.id,
+            site=self._site(delegation).name,
+            type=delegation.type,
+            capacity=calendar.capacity,
+            start=utc(calendar.term.start),
+            end=utc(calendar.term.end),
+            steps=tuple(
+                models.Step(start=utc(tick), booked=booked) for tick, booked in within[:STEPS_MAX]
+            ),
+            truncated=len(within) > STEPS_MAX,
+        )

@@ -1,0 +1,228 @@
+"""Routes of an authority: its units, the leases on them, and what it delegates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from shirako.actors.actor import Actor
+from shirako.actors.authority import Authority, Unit
+from shirako.actors.role import Refused
+from shirako.api import models, views
+from shirako.api.problems import Problem
+from shirako.api.routes import READERS, Call, Reply, Route, bad, known_states, page
+from shirako.api.tokens import TokenRole
+from shirako.clock import tick_of
+from shirako.core.authority import CloseAsked, RetryAsked, SiteLease, SiteState
+from shirako.core.delegation import Delegation
+from shirako.core.machine import Key
+from shirako.core.terms import Term
+from shirako.ledger import Entry
+
+_ADMIN: frozenset[TokenRole] = frozenset(("site-admin",))
+
+
+class Described(Protocol):
+    """The descriptor, as far as it matters here."""
+
+    @property
+    def actors(self) -> Sequence[Any]: ...
+
+
+class SiteRoutes:
+    """`/site`"""
+
+    def __init__(self, actor: Actor[Authority], descriptor: Described | None) -> None:
+        self._actor = actor
+        specs = descriptor.actors if descriptor else ()
+        own = next((spec for spec in specs if spec.name == actor.party.name), None)
+        pools = own.pools if own else ()
+        self._attributes = {unit.name: unit.attributes for pool in pools for unit in pool.units}
+        self._resource = {pool.type: dict(pool.properties) for pool in pools}
+
+    def routes(self) -> tuple[Route, ...]:
+        lease = "/site/leases/{holder}/{id}"
+        read = partial(Route, method="GET", roles=READERS)
+        change = partial(Route, method="POST", roles=_ADMIN)
+        return (
+            read(
+                path="/site/nodes",
+                handler=self.nodes,
+                summary="All units: free, leased, quarantined",
+                answer=models.SiteNodes,
+            ),
+            change(
+                path="/site/nodes/{name}/release",
+                handler=self.release,
+                summary="Hand a quarantined unit out again; whoever asks for this has checked it",
+                answer=models.SiteNode,
+            ),
+            read(
+                path="/site/leases",
+                handler=self.leases,
+                summary="Leases, by holder and id",
+                query=models.PeerLeasePage,
+                answer=models.SiteLeases,
+            ),
+            read(path=lease, handler=self.lease, summary="One lease", answer=models.SiteLease),
+            read(
+                path=f"{lease}/story",
+                handler=self.story,
+                summary="All that happened to it here",
+                answer=models.Story,
+            ),
+            change(
+                path=f"{lease}/close",
+                handler=self.close,
+                summary="End it now",
+                body=models.CloseRequest,
+                answer=models.SiteLease,
+            ),
+            change(
+                path=f"{lease}/retry",
+                handler=self.retry,
+                summary="Try again to tear down what is CloseFailed",
+                answer=models.SiteLease,
+            ),
+            read(
+                path="/site/delegations",
+                handler=self.delegations,
+                summary="What brokers may sell",
+                answer=models.Delegations,
+            ),
+            change(
+                path="/site/delegations",
+                handler=self.delegate,
+                summary="Let a broker sell units of a pool",
+                body=models.DelegationRequest,
+                answer=models.Delegation,
+                statuses={201: "Delegated", 200: "Was delegated before, by the same name"},
+            ),
+        )
+
+    # Units ------------------------------------------------------------------------------------
+
+    async def nodes(self, _call: Call) -> models.SiteNodes:
+        return models.SiteNodes(nodes=tuple(map(self._node, self._actor.role.units.values())))
+
+    def _node(self, unit: Unit) -> models.SiteNode:
+        return views.site_node(unit, self._actor.role, self._attributes.get(unit.name, {}))
+
+    async def release(self, call: Call) -> models.SiteNode:
+        name = call.part("name")
+        if name not in self._actor.role.units:
+            raise Problem(404, "not_found", "there is no such unit")
+
+        def act(role: Authority, now: int) -> None:
+            unit = role.units[name]
+            if unit.quarantined:
+                role.lift_quarantine(name, now)
+                _note(role, f"unit/{name}", now, "QuarantineLifted", call.by, unit.quarantined)
+
+        await self._actor.submit(act)
+        return self._node(self._actor.role.units[name])
+
+    # Leases -----------------------------------------------------------------------------------
+
+    async def leases(self, call: Call) -> models.SiteLeases:
+        query: models.PeerLeasePage = call.query
+        states = known_states(query.state, (state.value for state in SiteState))
+        found = (
+            ("/".join(key), record)
+            for key, record in self._actor.role.leases.items()
+            if (not states or record.state.value in states)
+            and query.slice in (None, record.slice)
+            and query.id in (None, record.id)
+        )
+        leases, following = page(found, query, views.site_lease)
+        return models.SiteLeases(leases=leases, next=following)
+
+    def _find(self, call: Call) -> Key:
+        key = (call.part("holder"), call.part("id"))
+        if key not in self._actor.role.leases:
+            raise Problem(404, "not_found", "there is no such lease")
+        return key
+
+    async def lease(self, call: Call) -> models.SiteLease:
+        return views.site_lease(self._actor.role.leases[self._find(call)])
+
+    async def story(self, call: Call) -> models.Story:
+        key = "/".join(self._find(call))
+        entries = await self._actor.read_ledger(lambda ledger: ledger.story(key))
+        return models.Story(story=tuple(map(views.story_line, entries)))
+
+    async def close(self, call: Call) -> models.SiteLease:
+        key, reason = self._find(call), call.body.reason or "closed by the site"
+
+        def act(role: Authority, now: int) -> SiteLease:
+            record = role.leases[key]
+            if record.state.final or record.state is SiteState.CLOSING:
+                return record
+            return role.apply(record, CloseAsked(now=now, reason=reason), call.by)
+
+        return views.site_lease(await self._actor.submit(act))
+
+    async def retry(self, call: Call) -> models.SiteLease:
+        key = self._find(call)
+
+        def act(role: Authority, now: int) -> SiteLease:
+            record = role.leases[key]
+            if record.state is not SiteState.CLOSE_FAILED:
+                raise Refused("state", f"the lease is {record.state.value}, not CloseFailed")
+            return role.apply(record, RetryAsked(now=now), call.by)
+
+        return views.site_lease(await self._actor.submit(act))
+
+    # Delegations ------------------------------------------------------------------------------
+
+    async def delegations(self, _call: Call) -> models.Delegations:
+        held = sorted(self._actor.role.delegations.values(), key=lambda one: one.id)
+        return models.Delegations(delegations=tuple(map(self._delegation, held)))
+
+    def _delegation(self, record: Delegation) -> models.Delegation:
+        return views.delegation(record, self._actor.party)
+
+    async def delegate(self, call: Call) -> Reply:
+        body: models.DelegationRequest = call.body
+        brokers = {party.name: party for party in self._actor.role.brokers.values()}
+        if body.to not in brokers:
+            raise bad("to", f"one of: {', '.join(sorted(brokers))}")
+
+        def act(role: Authority, now: int) -> tuple[Delegation, bool]:
+            known = role.delegations.get(body.name)
+            start = tick_of(body.start) if body.start else known.term.start if known else now
+            end = tick_of(body.end)
+            if known is None and end <= max(start, now):
+                raise Refused("invalid", "end: the delegation would be over already", field="end")
+            wanted = Delegation(
+                id=body.name,
+                holder=brokers[body.to],
+                type=body.type,
+                units=body.units,
+                term=Term(start, max(end, start + 1)),
+                chain=(),
+                overbooking=body.overbooking,
+                name=body.name,
+                resource=self._resource.get(body.type, {}),
+            )
+            if known is not None:
+                _check_same(known, wanted)
+                return known, False
+            made = role.delegate(wanted)
+            _note(role, f"delegation/{made.id}", now, "Delegated", call.by, f"to {body.to}")
+            return made, True
+
+        record, made = await self._actor.submit(act)
+        return Reply(self._delegation(record), 201 if made else 200)
+
+
+def _check_same(known: Delegation, wanted: Delegation) -> None:
+    for name in ("holder", "type", "units", "term", "overbooking"):
+        if getattr(known, name) != getattr(wanted, name):
+            raise Refused("name_taken", f"{known.id!r} is another delegation: its {name} differs")
+
+
+def _note(role: Authority, about: str, now: int, what: str, by: str, note: str) -> None:
+    """An entry in the audit record about something that is no lease."""
+    role.batch.entries.append(Entry(lease=about, tick=now, what=what, by=by, note=note))

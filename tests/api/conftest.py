@@ -1,0 +1,214 @@
+"""Three actors in one process, each with its REST API on a port of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+
+from shirako import trust
+from shirako.actors.actor import Actor
+from shirako.actors.authority import Authority
+from shirako.actors.broker import Broker
+from shirako.actors.handling import Outcome
+from shirako.actors.service_manager import ServiceManager
+from shirako.api import Tokens, application
+from shirako.api.models import Lease
+from shirako.api.tokens import TokenRole
+from shirako.clock import RealClock, RealEntropy
+from shirako.core.claims import Party
+from shirako.core.delegation import Delegation
+from shirako.core.machine import Key, Me, Work
+from shirako.core.terms import Term
+from shirako.handlers import HandlerFailed, Log
+from shirako.ledger.memory import MemoryLedger
+from shirako.transport.local import LocalTransport
+from shirako.trust import PrivateKey
+from shirako_policies.first_come import FirstCome
+from shirako_policies.first_fit import FirstFit
+from shirako_policies.renew import Renew
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA0YhSZf0B1mFl1k2fRZ6rRkW2cX0cX0cX0cX0cX0cX0"
+DELEGATED_SECONDS = 20_000
+UNITS = 6
+
+
+@dataclass
+class Handlers:
+    """Handlers that do what a test wants: by default they work at once."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    failing: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def perform(self, key: Key, work: Work, tell: Log) -> Outcome:
+        tell(f"{work.handler} begins")
+        await self.gate.wait()
+        if work.handler in self.failing:
+            raise HandlerFailed("the test says so")
+        outputs = {"host": "10.0.0.1", "port": "22", "user": "s-blue", "host_key": HOST_KEY}
+        return Outcome(outputs, ("account_gone",))
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+@dataclass(kw_only=True)
+class World:
+    """The actors, and how to talk to them."""
+
+    actors: dict[str, Actor[Any]]
+    servers: dict[str, TestServer]
+    handlers: dict[str, Handlers]
+    tokens: Tokens
+    secrets: dict[str, str]
+    session: aiohttp.ClientSession
+
+    def url(self, actor: str) -> str:
+        return str(self.servers[actor].make_url("")).rstrip("/")
+
+    async def call(
+        self,
+        actor: str,
+        token: str,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: dict[str, str] | None = None,
+        data: bytes | None = None,
+    ) -> tuple[int, Any, aiohttp.ClientResponse]:
+        """Status, JSON and response; every refusal is held to be problem details."""
+        sent = dict(headers or {})
+        if token:
+            sent["Authorization"] = f"Bearer {self.secrets.get(token, token)}"
+        kind = {"json": body} if data is None and body is not None else {"data": data}
+        async with self.session.request(
+            method, f"{self.url(actor)}/api/v1{path}", headers=sent, **kind
+        ) as response:
+            told = await response.json(content_type=None)
+            if response.status >= 400:
+                assert response.content_type == "application/problem+json"
+                assert told["status"] == response.status
+                assert told["type"].startswith("urn:shirako:problem:")
+                assert told["title"]
+                assert told["detail"]
+            return response.status, told, response
+
+    async def request(self, token: str = "ann", **changes: object) -> Lease:
+        body = {"slice": "blue", "type": "node", "duration": "1h", **changes}
+        status, told, _ = await self.call("guest", token, "POST", "/leases", body)
+        assert status == 201, told
+        return Lease.model_validate_json(json.dumps(told))
+
+    async def until(self, lease: str, *states: str) -> Any:
+        """The record of a lease once it is in one of these states."""
+        key = (self.actors["guest"].party.kid, lease)
+        async with asyncio.timeout(20):
+            async for record in self.actors["guest"].changes(key):
+                assert record is not None
+                state: Any = record.state  # type: ignore[attr-defined]
+                if state.value in states:
+                    return record
+        raise AssertionError("a watch does not end")
+
+    async def active(self, token: str = "ann", **changes: object) -> Lease:
+        lease = await self.request(token, **changes)
+        await self.until(lease.id, "Active")
+        return lease
+
+
+def _me(key: PrivateKey, party: Party) -> Me:
+    return Me(
+        party,
+        partial(trust.sign_claim, key),
+        partial(trust.sign_lease, key),
+        partial(trust.sign_receipt, key),
+    )
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    keys = {name: PrivateKey.generate() for name in ("site", "broker", "guest")}
+    parties = {
+        name: Party(key.public.kid, key.public.x, f"local:{name}", name)
+        for name, key in keys.items()
+    }
+    mes = {name: _me(key, parties[name]) for name, key in keys.items()}
+
+    def pick(name: str) -> dict[str, Party]:
+        return {parties[name].kid: parties[name]}
+
+    units = {"node": tuple(f"n{i}" for i in range(UNITS)), "big": ("b0",)}
+    policies = {"node": FirstFit(), "big": FirstFit()}
+    roles: dict[str, Callable[[], Any]] = {
+        "site": lambda: Authority(mes["site"], pick("broker"), units, policies),
+        "broker": lambda: Broker(mes["broker"], pick("site"), pick("guest"), FirstCome()),
+        "guest": lambda: ServiceManager(mes["guest"], pick("broker"), Renew(), joins=True),
+    }
+    tokens = Tokens(tmp_path / "state")
+    whose: dict[str, TokenRole] = {
+        "ann": "guest",
+        "bob": "guest",
+        "looker": "viewer",
+        "admin": "site-admin",
+        "seller": "broker-admin",
+    }
+    secrets = {name: tokens.create(name, role, None, 0) for name, role in whose.items()}
+    transport, clock, entropy = LocalTransport(), RealClock(), RealEntropy()
+    handlers = {name: Handlers() for name in roles}
+    actors: dict[str, Actor[Any]] = {}
+    servers: dict[str, TestServer] = {}
+    async with AsyncExitStack() as stack:
+        for name, role in roles.items():
+            actor: Actor[Any] = Actor(
+                party=parties[name],
+                key=keys[name],
+                open_role=role,
+                ledger=MemoryLedger(),
+                transport=transport,
+                performer=handlers[name],
+                clock=clock,
+                entropy=entropy,
+                skew=30,
+            )
+            await actor.start()
+            stack.push_async_callback(actor.stop)
+            transport.listen(parties[name].url, actor.receive)
+            servers[name] = TestServer(application(actor, tokens))
+            await servers[name].start_server()
+            stack.push_async_callback(servers[name].close)
+            actors[name] = actor
+        now = clock.tick()
+        share = Delegation(
+            id="share",
+            holder=parties["broker"],
+            type="node",
+            units=UNITS,
+            term=Term(now - 10, now + DELEGATED_SECONDS),
+            chain=(),
+        )
+        await actors["site"].submit(lambda role, _now: role.delegate(share))
+        async with asyncio.timeout(10):
+            while not actors["broker"].role.delegations:
+                await asyncio.sleep(0.01)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield World(
+            actors=actors,
+            servers=servers,
+            handlers=handlers,
+            tokens=tokens,
+            secrets=secrets,
+            session=session,
+        )
