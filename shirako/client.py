@@ -223,6 +223,10 @@ class Client:
             found.extend(answer.leases)
         return BrokerLeases(leases=tuple(found[: limit or None]))
 
+    async def broker_story(self, holder: str, lease: str) -> tuple[StoryLine, ...]:
+        path = _path("broker", "leases", holder, lease, "story")
+        return (await self._get(Story, path)).story
+
     async def broker_delegations(self) -> tuple[Delegation, ...]:
         return (await self._get(Delegations, "/broker/delegations")).delegations
 

@@ -115,7 +115,7 @@ class Authority(Role[SiteLease]):
         for lease in self.leases.values():
             for spent in lease.spent:
                 self._redeemed[spent.jti] = lease.key
-                if not lease.state.final:
+                if not lease.receipt:  # the receipt gave the capacity back, whatever came later
                     self._spend(spent)
         super().loaded()
 

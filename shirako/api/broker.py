@@ -7,6 +7,7 @@ from functools import partial
 from shirako.actors.actor import Actor
 from shirako.actors.broker import Broker
 from shirako.api import models, views
+from shirako.api.problems import Problem
 from shirako.api.routes import READERS, Call, Route, known_states, page
 from shirako.clock import tick_of, utc
 from shirako.core.broker import BrokerState
@@ -42,6 +43,12 @@ class BrokerRoutes:
                 answer=models.BrokerLeases,
             ),
             read(
+                path="/broker/leases/{holder}/{id}/story",
+                handler=self.story,
+                summary="All that happened to it here",
+                answer=models.Story,
+            ),
+            read(
                 path="/broker/delegations",
                 handler=self.delegations,
                 summary="What sites have delegated",
@@ -61,6 +68,13 @@ class BrokerRoutes:
         )
         leases, following = page(found, query, views.broker_lease)
         return models.BrokerLeases(leases=leases, next=following)
+
+    async def story(self, call: Call) -> models.Story:
+        key = (call.part("holder"), call.part("id"))
+        if key not in self._actor.role.leases:
+            raise Problem(404, "not_found", "there is no such lease")
+        entries = await self._actor.read_ledger(lambda ledger: ledger.story("/".join(key)))
+        return models.Story(story=tuple(map(views.story_line, entries)))
 
     async def delegations(self, _call: Call) -> models.Delegations:
         held = sorted(self._actor.role.delegations.values(), key=lambda one: one.id)

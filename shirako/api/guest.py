@@ -263,24 +263,29 @@ class GuestRoutes:
         return self._view(await self._actor.submit(act), call)
 
     async def extend(self, call: Call) -> Reply:
+        """Ask, once what is under way has ended; the same question again waits for its answer."""
         record = self._find(call)
         body: models.ExtendRequest = call.body
+        asked = tick_of(body.end) if body.end and _is_asking(record, tick_of(body.end)) else None
         try:
             async with asyncio.timeout(EXTEND_SECONDS):
-                record = await self._until(record.key, _BEFORE_ACTIVE)
-                asked = await self._ask_extension(record, body, call)
+                if asked is None:
+                    record = await self._until(record.key, (*_BEFORE_ACTIVE, *views.EXTENDING))
+                    asked = await self._ask_extension(record, body, call)
                 record = await self._until(record.key, views.EXTENDING)
         except TimeoutError:
-            record = self._find(call)
-            if record.answer is None or record.state not in views.EXTENDING:
-                reason = f"the lease is still {record.state.value}: ask again once it is Active"
-                raise Problem(409, "busy", reason, retry=True) from None
-            return Reply(
-                views.extension(record.answer, record.state),
-                202,
-                {"Location": f"{PREFIX}/leases/{record.id}", "Retry-After": str(RETRY_SECONDS)},
-            )
+            return self._no_answer_yet(self._find(call), asked)
         return _extension_reply(record, asked)
+
+    def _no_answer_yet(self, record: GuestLease, asked: int | None) -> Reply:
+        if record.answer is None or asked is None or not _is_asking(record, asked):
+            reason = f"the lease is still {record.state.value}: ask again once it is Active"
+            raise Problem(409, "busy", reason, retry=True)
+        headers = {
+            "Location": f"{PREFIX}/leases/{record.id}",
+            "Retry-After": str(RETRY_SECONDS),
+        }
+        return Reply(views.extension(record.answer, record.state), 202, headers)
 
     async def _ask_extension(
         self, record: GuestLease, body: models.ExtendRequest, call: Call
@@ -328,6 +333,12 @@ def _extension_reply(record: GuestLease, asked: int) -> Reply:
         reason = f"the lease is {record.state.value}: {record.reason or record.closing}"
         raise Problem(409, "closed", reason, members=told.model_dump(mode="json"))
     return Reply(told, 200)
+
+
+def _is_asking(record: GuestLease, end: int) -> bool:
+    """Whether exactly this is being asked for now."""
+    answer = record.answer
+    return answer is not None and answer.asked_end == end and record.state in views.EXTENDING
 
 
 def _was_granted(record: GuestLease, end: int) -> bool:

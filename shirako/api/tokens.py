@@ -18,7 +18,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from shirako.clock import new_token
+from shirako.clock import RealClock, new_token
 
 TokenRole = Literal["guest", "site-admin", "broker-admin", "viewer"]
 ROLES: tuple[TokenRole, ...] = get_args(TokenRole)
@@ -90,7 +90,7 @@ class Tokens:
         """Whether `token` was not revoked since. Raises `TokensUnreadable`."""
         return token in self.listed()
 
-    def create(self, name: str, role: TokenRole, actor: str | None, now: int) -> str:
+    def create(self, name: str, role: TokenRole, actor: str | None = None) -> str:
         """Make a token; returns its secret, which is stored nowhere. Raises ValueError."""
         if not NAME.match(name):
             raise ValueError(
@@ -104,7 +104,13 @@ class Tokens:
                 raise ValueError(f"there is a token {name!r} already: revoke it first")
             if len(tokens) >= TOKENS_MAX:
                 raise ValueError(f"there are {TOKENS_MAX} tokens already")
-            made = Token(name=name, role=role, actor=actor, sha256=_digest(secret), created=now)
+            made = Token(
+                name=name,
+                role=role,
+                actor=actor,
+                sha256=_digest(secret),
+                created=RealClock().tick(),
+            )
             self._write((*tokens, made))
         return secret
 

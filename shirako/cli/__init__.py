@@ -1,0 +1,13 @@
+"""The command `shirako`.
+
+commands    which commands there are, and loading each only when it is called
+connection  which actor to talk to and how to say what it refused
+output      tables, JSON, times; waiting: following a lease until it is ready
+actors, token, lease, site, broker, states, verify, completion, demo, testbed   the commands
+"""
+
+from __future__ import annotations
+
+from shirako.cli.commands import main
+
+__all__ = ["main"]

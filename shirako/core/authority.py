@@ -422,8 +422,10 @@ def _settle(r: SiteLease, now: int, me: Me) -> Step[SiteLease]:
         checks=tuple(checks),
         failed_units=failed,
     )
-    # a ticket that was never redeemed was never booked against the claims above it
-    effects = () if r.state is S.NASCENT else (Unspend(spent=r.spent, tick=now),)
+    # a ticket that was never redeemed was never booked against the claims above it, and one whose
+    # teardown was tried again has a receipt already
+    booked = r.state is not S.NASCENT and not r.receipt
+    effects = (Unspend(spent=r.spent, tick=now),) if booked else ()
     state = S.CLOSE_FAILED if failed else S.CLOSED
     if failed:
         r = replace(r, reason=f"teardown failed on {', '.join(failed)}")

@@ -195,8 +195,17 @@ def take_back(r: BrokerLease, e: Relinquished, _me: Me) -> Step[BrokerLease]:
     if not freed:
         return Step(r)
     reason = r.reason or "relinquished with a receipt of the site"
-    r = replace(r, state=S.CLOSED, grants=(), wake=None, reason=reason)
+    r = replace(r, state=S.CLOSED, grants=_stuck(freed, e.receipt), wake=None, reason=reason)
     return Step(r, effects)
+
+
+def _stuck(grants: tuple[Grant, ...], receipt: Receipt) -> tuple[Grant, ...]:
+    """What stays sold until its term is over: units whose teardown failed are nobody's to have."""
+    return tuple(
+        replace(g, units=g.units - receipt.units_freed)
+        for g in grants
+        if g.units > receipt.units_freed
+    )
 
 
 def _freed(

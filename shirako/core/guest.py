@@ -163,9 +163,7 @@ CONSIDER = (Consider(),)
 
 
 def ask_ticket(r: GuestLease, _e: Requested, _me: Me) -> Step[GuestLease]:
-    r = replace(
-        r, state=S.TICKETING, wake=r.term.end, asked_units=r.units, asked_term=r.term
-    )
+    r = replace(r, state=S.TICKETING, wake=r.term.end, asked_units=r.units, asked_term=r.term)
     request = messages.TicketRequest(
         rid=r.id,
         holder=r.guest.kid,

@@ -28,6 +28,7 @@ from shirako.clock import RealClock, RealEntropy
 from shirako.core.claims import Party
 from shirako.core.delegation import Delegation
 from shirako.core.machine import Key, Me, Work
+from shirako.core.policy import Assignment
 from shirako.core.terms import Term
 from shirako.handlers import HandlerFailed, Log
 from shirako.ledger.memory import MemoryLedger
@@ -151,7 +152,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         return {parties[name].kid: parties[name]}
 
     units = {"node": tuple(f"n{i}" for i in range(UNITS)), "big": ("b0",)}
-    policies = {"node": FirstFit(), "big": FirstFit()}
+    policies: dict[str, Assignment] = {"node": FirstFit(), "big": FirstFit()}
     roles: dict[str, Callable[[], Any]] = {
         "site": lambda: Authority(mes["site"], pick("broker"), units, policies),
         "broker": lambda: Broker(mes["broker"], pick("site"), pick("guest"), FirstCome()),
@@ -165,7 +166,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         "admin": "site-admin",
         "seller": "broker-admin",
     }
-    secrets = {name: tokens.create(name, role, None, 0) for name, role in whose.items()}
+    secrets = {name: tokens.create(name, role) for name, role in whose.items()}
     transport, clock, entropy = LocalTransport(), RealClock(), RealEntropy()
     handlers = {name: Handlers() for name in roles}
     actors: dict[str, Actor[Any]] = {}
@@ -201,7 +202,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         )
         await actors["site"].submit(lambda role, _now: role.delegate(share))
         async with asyncio.timeout(10):
-            while not actors["broker"].role.delegations:
+            while not actors["broker"].role.delegations:  # noqa: ASYNC110 - nothing to wait on
                 await asyncio.sleep(0.01)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield World(

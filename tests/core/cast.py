@@ -101,7 +101,7 @@ def share_of(
     )
 
 
-def wish(  # noqa: PLR0913 - a lease has that many sides
+def wish(
     id: str,
     term: Term,
     *,

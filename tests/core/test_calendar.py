@@ -137,9 +137,7 @@ class CalendarMachine(RuleBasedStateMachine):
         assert all(one != other for one, other in zip(amounts, amounts[1:], strict=False))
 
 
-CalendarMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None
-)
+CalendarMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestCalendar = CalendarMachine.TestCase
 
 

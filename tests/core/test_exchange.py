@@ -100,9 +100,7 @@ class ExchangeMachine(RuleBasedStateMachine):
             assert self.said[-1].n in taken
 
 
-ExchangeMachine.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None
-)
+ExchangeMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestExchange = ExchangeMachine.TestCase
 
 

@@ -103,8 +103,28 @@ json = st.recursive(
 
 
 @settings(max_examples=150)
-@given(st.sampled_from(EXAMPLES), st.dictionaries(st.sampled_from(["n", "rid", "is", "ticket",
-    "units", "term", "guest", "offer", "properties", "answers", "keys"]), json, max_size=4))
+@given(
+    st.sampled_from(EXAMPLES),
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "n",
+                "rid",
+                "is",
+                "ticket",
+                "units",
+                "term",
+                "guest",
+                "offer",
+                "properties",
+                "answers",
+                "keys",
+            ]
+        ),
+        json,
+        max_size=4,
+    ),
+)
 def test_any_json_is_a_message_or_a_validation_error(
     message: Message, changes: dict[str, Any]
 ) -> None:

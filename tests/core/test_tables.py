@@ -177,9 +177,7 @@ BROKER_EVENTS: dict[type[Event], Make] = {
     broker.Granted: lambda _: [
         broker.Granted(
             now=NOW,
-            grants=(
-                Grant(delegation="d1", units=1, term=Term(200, 300), jti="t2", chain=CHAIN),
-            ),
+            grants=(Grant(delegation="d1", units=1, term=Term(200, 300), jti="t2", chain=CHAIN),),
         )
     ],
     broker.Denied: lambda _: [broker.Denied(now=NOW, code="no", reason="no")],
@@ -347,7 +345,12 @@ def test_relinquish_pre_empts_every_state_of_the_broker(state: BrokerState) -> N
         for s in GuestState
         if not s.final
         and s
-        not in (GuestState.NASCENT, GuestState.CANCELLING, GuestState.LEAVING, GuestState.CLOSE_WAIT)
+        not in (
+            GuestState.NASCENT,
+            GuestState.CANCELLING,
+            GuestState.LEAVING,
+            GuestState.CLOSE_WAIT,
+        )
     ],
 )
 def test_a_guest_may_close_in_every_state_that_is_not_closing(state: GuestState) -> None:

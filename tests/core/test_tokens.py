@@ -204,9 +204,7 @@ def test_a_public_key_used_as_a_shared_secret_is_refused() -> None:
 def test_an_unencoded_payload_is_refused() -> None:
     """RFC 7797's `b64: false` would let two readers see two payloads under one signature."""
     head = raw(
-        json.dumps(
-            {"alg": "Ed25519", "typ": LEASE_TYPE, "b64": False, "crit": ["b64"]}
-        ).encode()
+        json.dumps({"alg": "Ed25519", "typ": LEASE_TYPE, "b64": False, "crit": ["b64"]}).encode()
     )
     payload = raw(msgspec.json.encode(LEASE))
     real = SITE._jwk.get_op_key("sign").sign(f"{head}.{payload}".encode())

@@ -106,7 +106,9 @@ def test_a_whole_lease(world: World) -> None:
     active = world.guest.until_state(lease, "Active")
     assert len(active["held"]) == 2
     for unit in active["held"]:
-        login = world.ssh(unit, "id -un; hostname; cat work/lease; nohup sleep 600 >/dev/null & ")
+        login = world.ssh(
+            unit, "id -un; hostname; cat work/lease; nohup sleep 600 >/dev/null 2>&1 & "
+        )
         assert login.stdout.split() == [unit["user"], unit["properties"]["host.name"], lease], login
     first = active["held"][0]
     user = first["user"]
@@ -132,7 +134,7 @@ def test_a_whole_lease(world: World) -> None:
     assert ended["state"] == "Closed", ended
     for unit in active["held"]:
         assert world.ssh(unit, "true").returncode == 255
-        check = world.as_admin(unit["name"], f"id {user}; pgrep -fc 'sleep 600'; ls -A /home")
+        check = world.as_admin(unit["name"], f"id {user}; pgrep -x -f -c 'sleep 600'; ls -A /home")
         assert "no such user" in check.stderr, check
         assert check.stdout.split() == ["0"], "processes or a home are left"
     assert world.directory(f"(uid={user})") == ""

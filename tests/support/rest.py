@@ -3,13 +3,18 @@ client with itself."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+
+from shirako.api import Tokens
+from shirako.api.tokens import TokenRole
 
 WAIT_SECONDS = 60.0
 
@@ -44,6 +49,11 @@ class Rest:
         assert status < 300, (status, answer)
         return answer
 
+    def try_post(self, path: str, body: object) -> None:
+        """Ask, and do without an answer if the actor dies meanwhile."""
+        with contextlib.suppress(URLError, OSError, HTTPException):
+            self.call("POST", path, body)
+
     def until(self, path: str, holds: Callable[[Any], bool], seconds: float = WAIT_SECONDS) -> Any:
         """The answer of `path` once `holds` says yes; the actor may be down meanwhile."""
         deadline = time.monotonic() + seconds
@@ -53,7 +63,7 @@ class Rest:
                 status, answer = self.call("GET", path)
                 if status == 200 and holds(answer):
                     return answer
-            except (URLError, OSError):
+            except (URLError, OSError, HTTPException):
                 pass
             time.sleep(0.05)
         raise AssertionError(f"{path} did not come to what was waited for; last: {answer}")
@@ -68,8 +78,6 @@ class Rest:
 
 def make_tokens(state: Path) -> dict[str, str]:
     """A token of each role that tests need, by role."""
-    from shirako.api import Tokens
-
     tokens = Tokens(state)
-    roles = ("guest", "site-admin", "broker-admin")
+    roles: tuple[TokenRole, ...] = ("guest", "site-admin", "broker-admin")
     return {role: tokens.create(f"test-{role}", role) for role in roles}
