@@ -144,7 +144,7 @@ class Lives:
 
 
 class Deployment:
-    """Three actors in `folder`: all in this process, or site and broker in processes of their own."""
+    """Three actors in `folder`: all in this process, or site and broker each in its own."""
 
     def __init__(self, folder: Path, *, processes: int) -> None:
         self.folder = folder

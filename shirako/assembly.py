@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -126,11 +126,11 @@ def _chosen(descriptor: Descriptor, names: tuple[str, ...]) -> list[Any]:
     return [spec for spec in descriptor.actors if not names or spec.name in names]
 
 
-def _parties(descriptor: Descriptor, chosen: Iterable[ActorSpec]) -> dict[str, Party]:
+def _parties(descriptor: Descriptor, chosen: Sequence[ActorSpec]) -> dict[str, Party]:
     """Every actor that the descriptor names, by name. Private keys of others are not opened."""
     parties = {}
     for spec in (*descriptor.actors, *descriptor.peers):
-        parties[spec.name] = _party(spec, own=spec in chosen)
+        parties[spec.name] = _party(spec, own=spec.name in {one.name for one in chosen})
     return parties
 
 

@@ -14,7 +14,8 @@ busy. Refusals are raised as `Problem`, an actor that stays away as `Unreachable
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -153,7 +154,7 @@ class Client:
         path = _path("leases", lease)
         return await self._send("PATCH", path, Lease, LeaseChange(renew=renew))
 
-    async def watch(self, lease: str) -> AsyncIterator[LeaseEvent | StoryEvent]:
+    async def watch(self, lease: str) -> AsyncGenerator[LeaseEvent | StoryEvent, None]:
         """The lease and its story now, and whatever happens to it, until it is over.
 
         A lost connection is taken up again, and nothing is told twice.
@@ -161,13 +162,15 @@ class Client:
         told, failures = 0, 0
         while True:
             try:
-                async for event in self._stream(_path("leases", lease, "events"), told):
-                    if event is None:
-                        return
-                    failures = 0
-                    if isinstance(event, StoryEvent):
-                        told = event.number
-                    yield event
+                path = _path("leases", lease, "events")
+                async with aclosing(self._stream(path, told)) as events:
+                    async for event in events:
+                        if event is None:
+                            return
+                        failures = 0
+                        if isinstance(event, StoryEvent):
+                            told = event.number
+                        yield event
             except Unreachable:
                 failures += 1
                 if failures >= self._attempts:
@@ -316,7 +319,9 @@ class Client:
             raise RuntimeError("a client is used in `async with`")
         return self._session
 
-    async def _stream(self, path: str, told: int) -> AsyncIterator[LeaseEvent | StoryEvent | None]:
+    async def _stream(
+        self, path: str, told: int
+    ) -> AsyncGenerator[LeaseEvent | StoryEvent | None, None]:
         """The events of one connection; None is the last one of all."""
         try:
             async with self._opened().get(

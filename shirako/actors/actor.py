@@ -159,6 +159,7 @@ class Actor(Generic[RoleT]):
         known = window.get(opened.n)
         if known is None:
             known = asyncio.ensure_future(self._take(opened))
+            known.add_done_callback(_seen)
             window[opened.n] = known
             if len(window) > ENVELOPES_REMEMBERED:
                 window.popitem(last=False)
@@ -389,6 +390,12 @@ class Actor(Generic[RoleT]):
                 self._warned.clear()
             self._warned[peer, kind] = minute
             log.warning("%s: refused from %s (%s): %s", self.party.name, peer, kind, detail)
+
+
+def _seen(task: asyncio.Future[bytes]) -> None:
+    """Whoever sent the envelope may be gone by now; that is no reason for a warning."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _answer(item: _Item) -> None:

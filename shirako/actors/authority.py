@@ -7,8 +7,8 @@ teardown, and every assignment a fresh epoch.
 
 from __future__ import annotations
 
-import math
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 

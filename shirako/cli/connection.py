@@ -67,8 +67,15 @@ class Connection:
         if not self.url.startswith(("http://", "https://")):
             raise click.UsageError(f"--url {self.url}: an address begins with http:// or https://")
 
-    def run(self, act: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
-        """Do something with a client; what is refused ends the command with status 1."""
+    def run(
+        self,
+        act: Callable[[Client], Coroutine[Any, Any, T]],
+        explain: Callable[[dict[str, Any]], list[str]] | None = None,
+    ) -> T:
+        """Do something with a client; what is refused ends the command with status 1.
+
+        `explain`: lines to add, from the further members of a refusal.
+        """
         from pydantic import ValidationError
 
         from shirako.client import Client, Problem, Unreachable
@@ -80,18 +87,21 @@ class Connection:
         try:
             return asyncio.run(go())
         except Problem as problem:
-            raise self._refused(problem) from None
+            raise self._refused(problem, explain) from None
         except Unreachable as error:
             raise click.ClickException(str(error)) from None
         except ValidationError as error:
             raise misused(error) from None
 
-    def _refused(self, problem: Refusal) -> click.exceptions.Exit | click.ClickException:
+    def _refused(
+        self, problem: Refusal, explain: Callable[[dict[str, Any]], list[str]] | None
+    ) -> click.exceptions.Exit | click.ClickException:
         if self.json:
             click.echo(json.dumps(problem.document(), indent=2))
             return click.exceptions.Exit(1)
         lines = [problem.detail]
         lines += [f"  {error.get('field')}: {error.get('message')}" for error in problem.errors[1:]]
+        lines += explain(problem.members) if explain else []
         if problem.status == 401:
             lines.append("  give --token, set SHIRAKO_TOKEN, or ask for one: shirako token create")
         return click.ClickException("\n".join(lines))

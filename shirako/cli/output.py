@@ -12,7 +12,7 @@ import click
 from shirako.clock import RealClock
 from shirako.core.durations import format_duration
 
-_CONTROL = {code: None for code in (*range(32), *range(127, 160))}
+_CONTROL = dict.fromkeys((*range(32), *range(127, 160)))
 
 
 def plain(text: str) -> str:

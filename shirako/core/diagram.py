@@ -1,4 +1,4 @@
-"""The three state tables as text and as diagrams: drawn from the tables, so that they can not lie."""
+"""The three state tables as text and as diagrams, drawn from what runs."""
 
 from __future__ import annotations
 

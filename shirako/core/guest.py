@@ -94,6 +94,8 @@ class GuestLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     answer: Answer | None = None
     closing: str = ""
     """What to call the end once it is there: the reason of the close."""
+    refused: bool = False
+    """The site refused the redeem: the end is Failed, once the ticket is given back."""
     asked_units: int = 0
     asked_term: Term | None = None
     """As asked for; `units` and `term` become what was given."""
@@ -268,8 +270,11 @@ def _with_lease(r: GuestLease, e: LeaseUpdated) -> GuestLease:
     )
 
 
-def refused_redeem(r: GuestLease, e: Refused, _me: Me) -> Step[GuestLease]:
-    """A refused redeem relinquishes the ticket (rule 9); the refusal may hold the receipt."""
+def refused_redeem(r: GuestLease, e: Refused, me: Me) -> Step[GuestLease]:
+    """A refused redeem relinquishes the ticket (rule 9): against the receipt in the refusal, or
+    one that is had by closing, since the broker sells again only what the site says is void."""
+    if not e.message.receipt:
+        return _say_close(replace(r, refused=True), e.message.reason, me)
     r = _relinquish(replace(r, receipt=e.message.receipt))
     return Step(_end(r, S.FAILED, e.message.reason))
 
@@ -414,13 +419,17 @@ def closed(r: GuestLease, e: LeaseUpdated, _me: Me) -> Step[GuestLease]:
         return Step(r)  # a snapshot from before the close
     reason = f"{r.closing}; {e.message.reason}" if e.message.close_failed else r.closing
     r = _relinquish(replace(r, receipt=e.message.receipt, held=(), extension=()))
-    return Step(_end(r, S.CLOSED, reason))
+    return Step(_end(r, _end_state(r), reason))
 
 
 def closed_without_receipt(r: GuestLease, e: Woken | Refused, _me: Me) -> Step[GuestLease]:
     receipt = e.message.receipt if isinstance(e, Refused) else ""
     r = _relinquish(replace(r, receipt=receipt, held=()))
-    return Step(_end(r, S.CLOSED, r.closing))
+    return Step(_end(r, _end_state(r), r.closing))
+
+
+def _end_state(r: GuestLease) -> GuestState:
+    return S.FAILED if r.refused else S.CLOSED
 
 
 def late_receipt(r: GuestLease, e: LeaseUpdated, _me: Me) -> Step[GuestLease]:
@@ -473,7 +482,7 @@ TABLE: Table[GuestLease] = {
     (S.TICKETED, Unblocked): _A(redeem, (S.REDEEMING,)),
     (S.TICKETED, CloseAsked): _A(close, (S.CLOSE_WAIT,)),
     (S.REDEEMING, LeaseUpdated): _A(take_lease, (S.LEASED, *_ENDED_BY_SITE)),
-    (S.REDEEMING, Refused): _A(refused_redeem, (S.FAILED,)),
+    (S.REDEEMING, Refused): _A(refused_redeem, (S.FAILED, S.CLOSE_WAIT)),
     (S.REDEEMING, CloseAsked): _A(close, (S.CLOSE_WAIT,)),
     (S.REDEEMING, Woken): _A(close_late, (S.CLOSE_WAIT,)),
     (S.LEASED, Unblocked): _A(join, (S.JOINING, S.ACTIVE)),
@@ -499,11 +508,12 @@ TABLE: Table[GuestLease] = {
     (S.LEAVING, HandlerEnded): _A(leave_ended, (S.LEAVING, S.CLOSE_WAIT)),
     (S.LEAVING, Woken): _A(leave_no_longer, (S.CLOSE_WAIT,)),
     (S.LEAVING, LeaseUpdated): _A(snapshot, (S.LEAVING, *_ENDED_BY_SITE)),
-    (S.CLOSE_WAIT, LeaseUpdated): _A(closed, (S.CLOSE_WAIT, S.CLOSED)),
-    (S.CLOSE_WAIT, Refused): _A(closed_without_receipt, (S.CLOSED,)),
-    (S.CLOSE_WAIT, Woken): _A(closed_without_receipt, (S.CLOSED,)),
+    (S.CLOSE_WAIT, LeaseUpdated): _A(closed, (S.CLOSE_WAIT, S.CLOSED, S.FAILED)),
+    (S.CLOSE_WAIT, Refused): _A(closed_without_receipt, (S.CLOSED, S.FAILED)),
+    (S.CLOSE_WAIT, Woken): _A(closed_without_receipt, (S.CLOSED, S.FAILED)),
     (S.CLOSE_WAIT, TicketUpdated): _A(ignore, (S.CLOSE_WAIT,)),
     (S.CLOSED, LeaseUpdated): _A(late_receipt, (S.CLOSED,)),
     (S.CLOSED, TicketUpdated): _A(ignore, (S.CLOSED,)),
     (S.FAILED, TicketUpdated): _A(ignore, (S.FAILED,)),
+    (S.FAILED, LeaseUpdated): _A(late_receipt, (S.FAILED,)),
 }

@@ -47,7 +47,7 @@ class HttpTransport:
                     raise Unreachable(f"{url} answered {response.status}: {text}")
                 return body
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{url}: {error or type(error).__name__}") from error
+            raise Unreachable(f"{url}: {str(error) or type(error).__name__}") from error
 
     async def close(self) -> None:
         if self._session is not None:

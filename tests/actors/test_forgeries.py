@@ -73,8 +73,7 @@ class World:
 
 @pytest.fixture
 def world() -> World:
-    keys = [PrivateKey.generate() for _ in range(4)]
-    site_key, broker_key = keys[:2]
+    site_key, broker_key = PrivateKey.generate(), PrivateKey.generate()
     broker = party(broker_key, "broker")
     site = Authority(
         me_of(site_key, party(site_key, "site"), 30),
@@ -93,7 +92,14 @@ def world() -> World:
         )
     )
     site.take_batch()
-    return World(*keys, site=site, root=made.chain[0])
+    return World(
+        site_key=site_key,
+        broker_key=broker_key,
+        guest_key=PrivateKey.generate(),
+        thief_key=PrivateKey.generate(),
+        site=site,
+        root=made.chain[0],
+    )
 
 
 def test_a_good_ticket_is_redeemed(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The three actors of the tests, without loops or clocks: fixed keys, real signatures, real roles."""
+"""The three actors of the tests, without loops or clocks: fixed keys, real signatures."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def open_guest(name: str = "guest", *, joins: bool = False, lead: int = 2) -> Se
 
 
 def share_of(
-    units: int, term: Term, *, id: str = "d1", overbooking: float = 1.0, to: str = "broker"
+    units: int, term: Term, *, name: str = "d1", overbooking: float = 1.0, to: str = "broker"
 ) -> Delegation:
     return Delegation(
-        id=id,
+        id=name,
         holder=party_of(to),
         type=TYPE,
         units=units,
@@ -102,7 +102,7 @@ def share_of(
 
 
 def wish(
-    id: str,
+    name: str,
     term: Term,
     *,
     units: int = 1,
@@ -111,7 +111,7 @@ def wish(
     configuration: Mapping[str, str] | None = None,
 ) -> GuestLease:
     return GuestLease(
-        id=id,
+        id=name,
         guest=party_of(guest),
         slice="s",
         type=TYPE,

@@ -1,0 +1,222 @@
+"""`shirako site`: what a site's admin does."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from shirako.cli import output, values
+from shirako.cli.connection import Connection, connected, misused
+from shirako.clock import RealClock, utc
+
+if TYPE_CHECKING:
+    from shirako.api.models import Delegation, SiteLease
+
+_HOLDER = click.option("--holder", metavar="KID", help="Whose, where two guests use one id.")
+
+
+@click.group()
+def site() -> None:
+    """A site: its nodes, the leases on them, and what it delegates to brokers."""
+
+
+@site.command(epilog="\b\nExample:\n  shirako site nodes --state quarantined")
+@click.option("--state", type=click.Choice(("free", "leased", "quarantined")))
+@connected
+def nodes(to: Connection, *, state: str | None) -> None:
+    """List the units: free, leased (to whom), quarantined (why)."""
+    found = to.run(lambda client: client.nodes())
+    found = tuple(one for one in found if state in (None, one.state))
+    if to.json:
+        output.as_json(found)
+        return
+    rows = [
+        (
+            one.name,
+            one.type,
+            one.state,
+            one.lease.id if one.lease else "",
+            one.guest or "",
+            one.slice or "",
+            one.host or "",
+            one.quarantined,
+        )
+        for one in found
+    ]
+    output.table(("NODE", "TYPE", "STATE", "LEASE", "GUEST", "SLICE", "HOST", "WHY"), rows)
+
+
+@site.command(epilog="\b\nExample:\n  shirako site leases --state CloseFailed")
+@click.option("--state", multiple=True, metavar="STATE", help="Only these; repeat.")
+@connected
+def leases(to: Connection, *, state: tuple[str, ...]) -> None:
+    """List the leases on this site."""
+    found = to.run(lambda client: client.site_leases(state=state))
+    if to.json:
+        output.as_json(found)
+        return
+    rows = [
+        (
+            one.id,
+            one.guest,
+            one.slice,
+            one.type,
+            one.units,
+            one.state,
+            output.short(one.end),
+            ",".join(a.unit for a in one.assignments if not a.swapped),
+            one.reason,
+        )
+        for one in found
+    ]
+    output.table(("ID", "GUEST", "SLICE", "TYPE", "UNITS", "STATE", "END", "NODES", "REASON"), rows)
+
+
+@site.command(
+    epilog="""\b
+Example:
+  shirako site delegate summer --to broker --type node.small --units 20 --for 90d"""
+)
+@click.argument("name")
+@click.option("--to", "broker", required=True, metavar="BROKER", help="Who may sell them.")
+@click.option("--type", "kind", required=True, metavar="TYPE", help="Resource type.")
+@click.option("--units", required=True, type=int)
+@click.option("--for", "duration", type=values.duration, help="How long, as 90d.")
+@click.option("--until", type=values.time, help="Until when.")
+@click.option("--start", type=values.time, help="From when; else now.")
+@click.option("--overbooking", default=1.0, show_default=True, help="May be sold so many times.")
+@connected
+def delegate(
+    to: Connection,
+    *,
+    name: str,
+    broker: str,
+    kind: str,
+    units: int,
+    duration: int | None,
+    until: datetime | None,
+    start: datetime | None,
+    overbooking: float,
+) -> None:
+    """Let a broker sell units of a pool. The same NAME again is the same delegation."""
+    from pydantic import ValidationError
+
+    from shirako.api.models import DelegationRequest
+
+    if (duration is None) == (until is None):
+        raise click.UsageError("say how long: --for 90d, or --until TIME")
+    begin = start or utc(RealClock().tick())
+    try:
+        wanted = DelegationRequest(
+            name=name,
+            to=broker,
+            type=kind,
+            units=units,
+            start=start,
+            end=until or begin + timedelta(seconds=duration or 0),
+            overbooking=overbooking,
+        )
+    except ValidationError as error:
+        raise misused(error) from None
+    made = to.run(lambda client: client.delegate(wanted))
+    print_delegations(to, (made,))
+
+
+@site.command(epilog="\b\nExample:\n  shirako site delegations --json")
+@connected
+def delegations(to: Connection) -> None:
+    """List what brokers may sell."""
+    print_delegations(to, to.run(lambda client: client.delegations()))
+
+
+def print_delegations(to: Connection, found: tuple[Delegation, ...]) -> None:
+    if to.json:
+        output.as_json(found)
+        return
+    rows = [
+        (
+            one.name,
+            one.site,
+            one.broker,
+            one.type,
+            one.units,
+            f"{one.overbooking:g}",
+            output.short(one.start),
+            output.short(one.end),
+        )
+        for one in found
+    ]
+    output.table(("NAME", "SITE", "BROKER", "TYPE", "UNITS", "OVERBOOKING", "START", "END"), rows)
+
+
+@site.command(epilog="\b\nExample:\n  shirako site story ID")
+@click.argument("lease_id", metavar="ID")
+@_HOLDER
+@connected
+def story(to: Connection, *, lease_id: str, holder: str | None) -> None:
+    """Show all that happened to a lease here, with what its handlers wrote."""
+    found = _find(to, lease_id, holder)
+    lines = to.run(lambda client: client.site_story(found.holder, found.id))
+    if to.json:
+        output.as_json(lines)
+        return
+    rows = [
+        (f"{one.time:%Y-%m-%d %H:%M:%S}Z", one.what, one.state, one.by, one.note) for one in lines
+    ]
+    output.table(("TIME", "WHAT", "STATE", "BY", "NOTE"), rows)
+
+
+@site.command(epilog="\b\nExample:\n  shirako site close ID --reason maintenance")
+@click.argument("lease_id", metavar="ID")
+@_HOLDER
+@click.option("--reason", default="", help="Told to the guest.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@connected
+def close(to: Connection, *, lease_id: str, holder: str | None, reason: str, yes: bool) -> None:
+    """End a guest's lease now."""
+    found = _find(to, lease_id, holder)
+    _confirm(f"Close the lease {found.id} of {found.guest}?", yes=yes)
+    ended = to.run(lambda client: client.close_at_site(found.holder, found.id, reason))
+    output.as_json(ended) if to.json else click.echo(f"{ended.id} {ended.state}")
+
+
+@site.command(epilog="\b\nExample:\n  shirako site retry ID")
+@click.argument("lease_id", metavar="ID")
+@_HOLDER
+@connected
+def retry(to: Connection, *, lease_id: str, holder: str | None) -> None:
+    """Try again to tear down a lease that is CloseFailed."""
+    found = _find(to, lease_id, holder)
+    tried = to.run(lambda client: client.retry_teardown(found.holder, found.id))
+    output.as_json(tried) if to.json else click.echo(f"{tried.id} {tried.state}")
+
+
+@site.command(epilog="\b\nExample:\n  shirako site release n3")
+@click.argument("node")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@connected
+def release(to: Connection, *, node: str, yes: bool) -> None:
+    """Hand a quarantined node out again. You have checked that nothing is left on it."""
+    _confirm(f"Hand {node} out again? You have checked it?", yes=yes)
+    found = to.run(lambda client: client.release_node(node))
+    output.as_json(found) if to.json else click.echo(f"{found.name} {found.state}")
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    if not yes and sys.stdin.isatty():
+        click.confirm(question, abort=True, err=True)
+
+
+def _find(to: Connection, lease: str, holder: str | None) -> SiteLease:
+    """The lease by its id, which two guests may both use."""
+    found = to.run(lambda client: client.site_leases(lease=lease))
+    chosen = [one for one in found if holder in (None, one.holder)]
+    if len(chosen) > 1:
+        who = ", ".join(f"--holder {one.holder} ({one.guest})" for one in chosen)
+        raise click.UsageError(f"{len(chosen)} guests have a lease {lease}: {who}")
+    if not chosen:
+        raise click.ClickException(f"there is no lease {lease} here")
+    return chosen[0]
