@@ -187,7 +187,8 @@ class ServiceManager(Role[GuestLease]):
                 raise Refused("unfit", "the ticket is not for us or not for this lease")
             if leaf.issuer != record.broker.kid:
                 raise Refused("unfit", "the ticket is not issued by the broker that was asked")
-            if leaf.type != record.type or not record.least_units <= leaf.units <= record.asked_units:
+            fits = record.least_units <= leaf.units <= record.asked_units
+            if leaf.type != record.type or not fits:
                 raise Refused("unfit", "the ticket is on another type or number of units")
             chains.append(claims)
         return chains

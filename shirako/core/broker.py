@@ -130,7 +130,7 @@ def issue(r: BrokerLease, e: Granted, _me: Me) -> Step[BrokerLease]:
         r,
         state=S.TICKETED,
         grants=e.grants,
-        units=sum(g.units for g in e.grants),
+        units=e.grants[0].units,  # the grants follow one another, each with all the units
         term=term,
         resource=e.resource,
         wake=term.end,

@@ -62,8 +62,8 @@ class Box:
             tell(f"made key {made.relative_to(self.folder)}")
         self.descriptor = read_descriptor(path)
         self.actors = ActorProcesses(self.descriptor, self.folder)
+        self.actors.start(*(spec.name for spec in self.descriptor.actors))
         for spec in self.descriptor.actors:
-            self.actors.start(spec.name)
             tell(f"{spec.role} {spec.name} runs at {spec.url}")
 
     def stop(self) -> None:

@@ -35,8 +35,14 @@ class ActorProcesses:
     def log_of(self, name: str) -> Path:
         return self._folder / f"{name}.log"
 
-    def start(self, name: str) -> None:
-        """Start one actor and wait until it answers. Raises `NotUp`."""
+    def start(self, *names: str) -> None:
+        """Start actors, all at once, and wait until each answers. Raises `NotUp`."""
+        for name in names:
+            self._launch(name)
+        for name in names:
+            self._await(name)
+
+    def _launch(self, name: str) -> None:
         command = [sys.executable, "-m", "shirako", "run", str(self._descriptor.path)]
         with self.log_of(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
@@ -46,7 +52,6 @@ class ActorProcesses:
                 stderr=log,
                 cwd=self._folder,
             )
-        self._await(name)
 
     def _await(self, name: str) -> None:
         process = self._running[name]

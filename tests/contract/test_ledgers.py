@@ -249,7 +249,7 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(LedgerError, match="has schema 99.*run the newer program"):
+    with pytest.raises(LedgerError, match=r"has schema 99.*run the newer program"):
         SqliteLedger(path)
 
 
@@ -270,7 +270,7 @@ def test_a_refused_ledger_is_not_left_locked(path: Path) -> None:
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     path.write_bytes(b"this is not a database, but long enough to look like one" * 40)
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match="damaged.*put a backup in its place"):
+    with pytest.raises(LedgerError, match=r"damaged.*put a backup in its place"):
         SqliteLedger(path)
     assert path.read_bytes() == before
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,7 +136,7 @@ class CalendarMachine(RuleBasedStateMachine):
         assert points == sorted(set(points))
         assert (points[0], points[-1]) == (self.real.term.start, self.real.term.end)
         amounts = [units for _, units in steps[:-1]]
-        assert all(one != other for one, other in zip(amounts, amounts[1:], strict=False))
+        assert all(one != other for one, other in pairwise(amounts))
 
 
 CalendarMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

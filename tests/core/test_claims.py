@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -152,7 +153,7 @@ def test_a_chain_that_is_taken_is_within_its_root_wherever_one_looks(
     except Unfit:
         return
     assert last is chain[-1]
-    for parent, child in zip(chain, chain[1:], strict=False):
+    for parent, child in pairwise(chain):
         assert parent.term.start <= child.term.start < child.term.end <= parent.term.end
         assert child.type == TYPE
         assert child.issuer == parent.holder.kid

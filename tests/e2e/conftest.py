@@ -35,8 +35,7 @@ def trio(tmp_path: Path) -> Iterator[Callable[..., Trio]]:
         processes = ActorProcesses(descriptor, tmp_path)
         running.append(processes)
         tokens = make_tokens(descriptor.state)
-        for name in names:
-            processes.start(name)
+        processes.start(*names)
         made = Trio(
             processes,
             guest=Rest(processes.url("guest"), tokens["guest"]),

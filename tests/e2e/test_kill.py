@@ -102,8 +102,7 @@ def test_all_three_killed_at_once(trio: Callable[..., Trio]) -> None:
     leases = [three.request(units=2) for _ in range(2)]
     for actor in ACTORS:
         three.processes.kill(actor)
-    for actor in ACTORS:
-        three.processes.start(actor)
+    three.processes.start(*ACTORS)
     for lease in leases:
         three.guest.until_state(lease, "Active")
     for lease in leases:

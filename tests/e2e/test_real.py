@@ -3,102 +3,15 @@ the guest, `ldapsearch`, and look-ups inside a node, not with our own code."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rest import Rest, make_tokens
-from shirako.demo.box import Box
+from realworld import NODES, World
 from shirako.descriptor import read_descriptor
 
-ROOT = Path(__file__).parent.parent.parent
-NODES = 4
-
 pytestmark = [pytest.mark.real, pytest.mark.root, pytest.mark.xdist_group("real-nodes")]
-
-
-class World:
-    """The box, and what its users see of it."""
-
-    def __init__(self, box: Box, tokens: dict[str, str]) -> None:
-        self.box = box
-        self.guest = Rest(box.actors.url("guest"), tokens["guest"])
-        self.site = Rest(box.actors.url("site"), tokens["site-admin"])
-        self.broker = Rest(box.actors.url("broker"), tokens["broker-admin"])
-
-    def lease(self, **wanted: object) -> str:
-        body = {
-            "slice": "blue",
-            "type": "node.small",
-            "units": 1,
-            "duration": "1h",
-            "ssh_keys": [self.box.guest_key.public],
-            **wanted,
-        }
-        return str(self.guest.post("/leases", body)["id"])
-
-    def end(self, lease: str) -> Any:
-        self.guest.call("POST", f"/leases/{lease}/close", {})
-        return self.guest.until(f"/leases/{lease}", lambda a: a["final"])
-
-    def ssh(self, unit: dict[str, Any], command: str) -> subprocess.CompletedProcess[str]:
-        """The guest's own ssh, with the host key that the lease told it and no other."""
-        known = self.box.folder / "known_hosts"
-        port = unit["port"]
-        host = unit["host"] if port == 22 else f"[{unit['host']}]:{port}"
-        known.write_text(f"{host} {unit['host_key']}\n")
-        return ssh(self.box.guest_key.private, known, unit["user"], unit["host"], port, command)
-
-    def as_admin(self, name: str, command: str) -> subprocess.CompletedProcess[str]:
-        node = next(node for node in self.box.site.nodes if node.name == name)
-        known = self.box.folder / "known_hosts_admin"
-        known.write_text(f"{node.host} {node.host_key}\n")
-        key = self.box.site.admin_key
-        return ssh(key, known, node.admin_user, node.host, node.port, command)
-
-    def directory(self, query: str) -> str:
-        where = self.box.site.directory
-        found = subprocess.run(
-            ["ldapsearch", "-x", "-LLL", "-H", where.url, "-b", where.base_dn, query],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return found.stdout
-
-
-def ssh(
-    key: Path, known: Path, user: str, host: str, port: int, command: str
-) -> subprocess.CompletedProcess[str]:
-    options = [
-        f"UserKnownHostsFile={known}",
-        "StrictHostKeyChecking=yes",
-        "IdentitiesOnly=yes",
-        "BatchMode=yes",
-        "ConnectTimeout=5",
-    ]
-    flags = [part for option in options for part in ("-o", option)]
-    return subprocess.run(
-        ["ssh", "-F", "none", "-i", str(key), "-p", str(port), *flags, f"{user}@{host}", command],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        timeout=30,
-    )
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("box")
-    with Box(folder, ROOT / "actors.xml", nodes=NODES, mode="namespaces") as box:
-        box.start(print)
-        made = World(box, make_tokens(box.descriptor.state))
-        made.broker.until("/broker/delegations", lambda answer: bool(answer["delegations"]))
-        yield made
 
 
 def test_a_whole_lease(world: World) -> None:

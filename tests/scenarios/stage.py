@@ -6,7 +6,7 @@ between any two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shirako.actors.authority import Authority
@@ -98,8 +98,11 @@ class Stage:
         *,
         least: int | None = None,
         guest: str = "guest",
+        configuration: Mapping[str, str] | None = None,
     ) -> None:
-        wanted = wish(name, term, units=units, least=least, guest=guest)
+        wanted = wish(
+            name, term, units=units, least=least, guest=guest, configuration=configuration
+        )
         self.turn(guest, lambda role: role.request(wanted, self.now, "me"))
 
     def extend(self, name: str, end: int, least_end: int | None = None) -> None:
@@ -219,7 +222,9 @@ class Stage:
         for e in batch.entries:
             note = f" ({e.note})" if e.note else ""
             by = self._name.get(e.by, e.by)
-            self.trace.append(f"{name}: {e.lease.split('/')[1]} {e.state} <- {e.what} by {by}{note}")
+            self.trace.append(
+                f"{name}: {e.lease.split('/')[1]} {e.state} <- {e.what} by {by}{note}"
+            )
         for peer in self.roles:
             for _, message in self.outbox(name, peer):
                 if id(message) not in before:
@@ -314,6 +319,3 @@ def _offer(offer: Offer) -> str:
         if (value := getattr(offer, name)) is not None
     ]
     return f"offer {' '.join(parts)}" if parts else ""
-
-
-

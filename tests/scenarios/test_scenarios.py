@@ -3,7 +3,7 @@
 A line `> command` is told to the stage; the indented lines below it are what happened. Lines that
 start with `#` are for the reader. The commands:
 
-    site UNIT.. ; delegates N START..END      request LEASE N START..END [least N] [by GUEST]
+    site UNIT.. ; delegates N START..END      request LEASE N START..END [least N] [by GUEST] [with KEY=VALUE]
     deliver FROM TO [unanswered]              copy FROM TO ; late
     fails HANDLER UNIT WHY.. ; works HANDLER UNIT
     down ACTOR ; up ACTOR ; crash ACTOR       tick N ; settle ; show LEASE
@@ -72,8 +72,14 @@ class Script:
         name, units, term, *rest = words
         options = dict(zip(rest[::2], rest[1::2], strict=True))
         least = int(options["least"]) if "least" in options else None
+        key, _, value = options.get("with", "").partition("=")
         self.stage.request(
-            name, int(units), _term(term), least=least, guest=options.get("by", "guest")
+            name,
+            int(units),
+            _term(term),
+            least=least,
+            guest=options.get("by", "guest"),
+            configuration={key: value} if key else {},
         )
 
     def _deliver(self, words: list[str]) -> None:
