@@ -270,7 +270,7 @@ async def _serve(
     if isinstance(spec, AuthoritySpec):
         about["types"] = [pool.type for pool in spec.pools]
     app.add_routes(message_routes(actor.receive, about))
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=75)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=75, shutdown_timeout=1.0)
     await runner.setup()
     address = urlsplit(spec.url)
     await web.TCPSite(runner, address.hostname, address.port).start()

@@ -102,7 +102,7 @@ def test_another_sites_sound_chain_is_unfit_here() -> None:
 
 def test_overbooking_is_what_the_parent_signed_and_no_more() -> None:
     parent = root(overbooking=1.5)
-    assert check_link(parent, leaf(units=15)) is None
+    check_link(parent, leaf(units=15))
     with pytest.raises(Unfit, match="16 units"):
         check_link(parent, leaf(units=16))
 

@@ -32,7 +32,7 @@ from shirako.trust import (
     PublicKey,
     Untrusted,
 )
-from tests.core.cast import key_of
+from tests.core.cast import key_of, sign_raw
 
 NOW_MS, SKEW_MS = 1_000_000, 30_000
 BROKER, GUEST, STRANGER = key_of("broker"), key_of("guest"), key_of("stranger")
@@ -100,7 +100,7 @@ def compact(header: dict[str, Any], body: object, key: PrivateKey) -> bytes:
         return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
     signing = f"{part(header)}.{part(body)}"
-    signature = key._jwk.get_op_key("sign").sign(signing.encode())
+    signature = sign_raw(key, signing.encode())
     return f"{signing}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}".encode()
 
 

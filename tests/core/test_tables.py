@@ -57,7 +57,7 @@ def work_of(record: Record) -> Work:
 def guest_record(state: GuestState) -> GuestLease:
     handlers = {GuestState.JOINING: "join", GuestState.LEAVING: "leave"}
     late = state not in (GuestState.NASCENT, GuestState.TICKETING, GuestState.CANCELLING)
-    work = ()
+    work: tuple[Work, ...] = ()
     if state in handlers:
         work = (Work(handler=handlers[state], unit="n1", epoch=1),)  # type: ignore[arg-type]
     extending = state in (GuestState.ACTIVE_TICKETED, GuestState.EXTENDING_LEASE)

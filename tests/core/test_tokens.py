@@ -29,7 +29,7 @@ from shirako.trust import (
     Untrusted,
     Verifier,
 )
-from tests.core.cast import TYPE, key_of, party_of
+from tests.core.cast import TYPE, key_of, party_of, sign_raw
 
 SITE, BROKER, GUEST = key_of("site"), key_of("broker"), key_of("guest")
 
@@ -186,7 +186,7 @@ def test_no_other_algorithm_is_taken(alg: str | None) -> None:
     """RFC 8725: the algorithm is ours to choose; `EdDSA` is deprecated by RFC 9864."""
     head = raw(json.dumps({"alg": alg, "typ": LEASE_TYPE}).encode())
     payload = raw(msgspec.json.encode(LEASE))
-    real = SITE._jwk.get_op_key("sign").sign(f"{head}.{payload}".encode())
+    real = sign_raw(SITE, f"{head}.{payload}".encode())
     for signature in ("", raw(real)):
         with pytest.raises(Untrusted):
             SITE.public.verify(f"{head}.{payload}.{signature}", LEASE_TYPE)
@@ -207,7 +207,7 @@ def test_an_unencoded_payload_is_refused() -> None:
         json.dumps({"alg": "Ed25519", "typ": LEASE_TYPE, "b64": False, "crit": ["b64"]}).encode()
     )
     payload = raw(msgspec.json.encode(LEASE))
-    real = SITE._jwk.get_op_key("sign").sign(f"{head}.{payload}".encode())
+    real = sign_raw(SITE, f"{head}.{payload}".encode())
     with pytest.raises(Untrusted, match="not a lease"):
         Verifier().lease(f"{head}.{payload}.{raw(real)}", SITE.public)
 

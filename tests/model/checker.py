@@ -86,6 +86,8 @@ class Bounds:
     """Units that each guest asks for, and how few will do."""
     guests: int = 1
     joins: bool = False
+    refused: bool = False
+    """The site refuses to redeem, for what the guest wants configured."""
     starts_in: int = 0
     """Ticks from the request to the start of the term."""
     in_turn: bool = False
@@ -404,6 +406,7 @@ def _request(world: World, role: Role[Any], now: int, guest: str) -> None:
         units=world.bounds.wanted,
         least=world.bounds.least,
         guest=guest,
+        configuration={"NO KEY": ""} if world.bounds.refused else {},
     )
     role.request(wanted, now, "me")
 
@@ -424,14 +427,14 @@ def _retry(_world: World, role: Role[Any], now: int, key: Key) -> None:
 
 INPUTS: dict[str, Callable[..., Refusal | None]] = {
     "receive": _receive,
-    "acknowledged": _acknowledged,  # type: ignore[dict-item] # None is no refusal
-    "refused": _refused,  # type: ignore[dict-item]
-    "handled": _handled,  # type: ignore[dict-item]
-    "woken": _woken,  # type: ignore[dict-item]
-    "request": _request,  # type: ignore[dict-item]
-    "extend": _extend,  # type: ignore[dict-item]
-    "retry": _retry,  # type: ignore[dict-item]
-    "close": _close,  # type: ignore[dict-item]
+    "acknowledged": _acknowledged,
+    "refused": _refused,
+    "handled": _handled,
+    "woken": _woken,
+    "request": _request,
+    "extend": _extend,
+    "retry": _retry,
+    "close": _close,
 }
 
 

@@ -7,6 +7,7 @@ between any two.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from shirako.actors.authority import Authority
@@ -273,7 +274,7 @@ def _calendars(role: Role[Any]) -> list[str]:
             steps = share.calendar.steps()
             parts = [
                 f"[{a},{b}) {units} of {share.calendar.capacity}"
-                for (a, units), (b, _) in zip(steps, steps[1:], strict=False)
+                for (a, units), (b, _) in pairwise(steps)
             ]
             lines.append(f"sold of {share.delegation}: " + " ".join(parts))
     return lines

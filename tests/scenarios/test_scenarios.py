@@ -3,7 +3,8 @@
 A line `> command` is told to the stage; the indented lines below it are what happened. Lines that
 start with `#` are for the reader. The commands:
 
-    site UNIT.. ; delegates N START..END      request LEASE N START..END [least N] [by GUEST] [with KEY=VALUE]
+    site UNIT.. ; delegates N START..END
+    request LEASE N START..END [least N] [by GUEST] [with KEY=VALUE]
     deliver FROM TO [unanswered]              copy FROM TO ; late
     fails HANDLER UNIT WHY.. ; works HANDLER UNIT
     down ACTOR ; up ACTOR ; crash ACTOR       tick N ; settle ; show LEASE

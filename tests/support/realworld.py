@@ -6,18 +6,24 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from rest import Rest
+from rest import Rest, make_tokens
 from shirako.demo.box import Box
+from shirako.testbed import Node
+
+NODES = 4
 
 
 class World:
     """The box, and what its users see of it."""
 
-    def __init__(self, box: Box, tokens: dict[str, str]) -> None:
+    def __init__(self, box: Box) -> None:
+        """The box has been started. Returns once the broker has something to sell."""
         self.box = box
+        tokens = make_tokens(box.descriptor.state)
         self.guest = Rest(box.actors.url("guest"), tokens["guest"])
         self.site = Rest(box.actors.url("site"), tokens["site-admin"])
         self.broker = Rest(box.actors.url("broker"), tokens["broker-admin"])
+        self.broker.until("/broker/delegations", lambda answer: bool(answer["delegations"]))
 
     def lease(self, **wanted: object) -> str:
         body = {
@@ -34,6 +40,25 @@ class World:
         self.guest.call("POST", f"/leases/{lease}/close", {})
         return self.guest.until(f"/leases/{lease}", lambda a: a["final"])
 
+    def nodes(self) -> dict[str, Any]:
+        """What the site says of its nodes, by name."""
+        return {node["name"]: node for node in self.site.get("/site/nodes")["nodes"]}
+
+    def at_site(self, lease: str) -> Any:
+        """The authority's own view of a lease; None before it has heard of it."""
+        return next(iter(self.site.get(f"/site/leases?id={lease}")["leases"]), None)
+
+    def site_story(self, lease: str) -> list[str]:
+        """What handlers and other events left in the authority's story of a lease."""
+        seen = self.at_site(lease)
+        if seen is None:
+            return []
+        story = self.site.get(f"/site/leases/{seen['holder']}/{lease}/story")["story"]
+        return [line["note"] for line in story]
+
+    def node(self, name: str) -> Node:
+        return next(node for node in self.box.site.nodes if node.name == name)
+
     def ssh(self, unit: dict[str, Any], command: str) -> subprocess.CompletedProcess[str]:
         """The guest's own ssh, with the host key that the lease told it and no other."""
         known = self.box.folder / "known_hosts"
@@ -43,11 +68,30 @@ class World:
         return ssh(self.box.guest_key.private, known, unit["user"], unit["host"], port, command)
 
     def as_admin(self, name: str, command: str) -> subprocess.CompletedProcess[str]:
-        node = next(node for node in self.box.site.nodes if node.name == name)
+        node = self.node(name)
         known = self.box.folder / "known_hosts_admin"
         known.write_text(f"{node.host} {node.host_key}\n")
         key = self.box.site.admin_key
         return ssh(key, known, node.admin_user, node.host, node.port, command)
+
+    def inside(self, name: str, script: str) -> str:
+        """What a shell prints as root on a node, from outside and without SSH."""
+        done = subprocess.run(
+            [*self.enter(name), "sh", "-e", "-c", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def enter(self, name: str) -> list[str]:
+        """The beginning of a command line that is to be run on a node."""
+        root = self.node(name).root
+        assert root is not None
+        environment = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
+        return ["nsenter", "--target", root.parent.name, "--all", "env", environment]
 
     def directory(self, query: str) -> str:
         where = self.box.site.directory
