@@ -184,7 +184,7 @@ class Actor(Generic[RoleT]):
             raise Rejected(503, error.code, error.reason) from error
         name = self.role.name_of(opened.sender.kid)
         for refusal in refused:
-            if refusal.code != "busy":
+            if not refusal.retry:
                 self._refused(name, refusal.code, refusal.reason)
         now_ms = self.clock.milliseconds()
         return acknowledge(self._key, opened.sender.kid, opened.n, now_ms, refused)

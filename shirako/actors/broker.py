@@ -238,6 +238,9 @@ class Broker(Role[BrokerLease]):
         raise Refused("unknown", "this broker has no such reservation")
 
     def _requested(self, message: messages.TicketRequest, now: int) -> BrokerLease:
+        if not self.delegations:
+            # who starts first is chance: a guest that asks before any site has spoken asks again
+            raise Refused("early", "no site has delegated anything yet", retry=True)
         wrong = fault(message.properties)
         if wrong:
             raise Refused("invalid", f"properties: {wrong}")

@@ -1,0 +1,94 @@
+"""From a descriptor to running actors in one process; what it asks for is asked for once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from trio import DESCRIPTOR
+from world import until
+
+from shirako.assembly import Running, running
+from shirako.demo.processes import make_keys
+from shirako.descriptor import Descriptor, read_descriptor
+from shirako.testbed.ports import free_ports
+
+LEASE = '<lease name="first" slice="blue" type="node" units="2" for="{length}" renew="{renew}"/>'
+
+
+@pytest.fixture
+def describe(tmp_path: Path) -> Callable[..., Descriptor]:
+    def make(length: str = "1h", renew: str = "false") -> Descriptor:
+        ports = free_ports(("127.0.0.1",), seed=str(tmp_path))
+        text = DESCRIPTOR.format(
+            site=next(ports),
+            broker=next(ports),
+            guest=next(ports),
+            driver="",
+            guest_driver=LEASE.format(length=length, renew=renew),
+            units=4,
+        )
+        path = tmp_path / "actors.xml"
+        path.write_text(text)
+        make_keys(read_descriptor(path, keys=False))
+        return read_descriptor(path)
+
+    return make
+
+
+def role(actors: list[Running], name: str) -> Any:
+    return next(one.actor for one in actors if one.spec.name == name).role
+
+
+def states(actors: list[Running], name: str) -> list[str]:
+    return [str(lease.state.value) for lease in role(actors, name).leases.values()]
+
+
+async def test_all_in_one_process(describe: Callable[..., Descriptor]) -> None:
+    descriptor = describe()
+    async with running(descriptor) as actors:
+        await until(lambda: states(actors, "guest") == ["Active"], lambda: states(actors, "guest"))
+        (lease,) = role(actors, "guest").leases.values()
+        assert [unit.unit for unit in lease.held] == ["n1", "n2"]
+        assert lease.resource == {"machine.memory": "2GB"}
+        async with aiohttp.ClientSession() as session:
+            for spec in descriptor.actors:
+                async with session.get(f"{spec.url}/.well-known/shirako") as response:
+                    about = await response.json()
+                assert (about["name"], about["role"]) == (spec.name, spec.role)
+
+
+async def test_a_restart_asks_for_nothing_twice(describe: Callable[..., Descriptor]) -> None:
+    descriptor = describe()
+    for _ in range(2):
+        async with running(descriptor) as actors:
+            await until(lambda: states(actors, "guest") == ["Active"])  # noqa: B023
+            assert len(role(actors, "broker").delegations) == 1
+            assert len(role(actors, "site").delegations) == 1
+            assert sum(unit.owner is not None for unit in role(actors, "site").units.values()) == 2
+
+
+async def test_a_lease_is_renewed_until_told_otherwise(
+    describe: Callable[..., Descriptor],
+) -> None:
+    async with running(describe(length="10s", renew="true")) as actors:
+        guest = role(actors, "guest")
+        await until(lambda: states(actors, "guest") == ["Active"])
+        (key,) = guest.leases
+        first = guest.leases[key].term.end
+        await until(lambda: guest.leases[key].term.end >= first + 20, seconds=30)
+        (at_site,) = role(actors, "site").leases.values()
+        assert at_site.state.value == "Active"
+        assert at_site.term.end >= first + 20
+
+
+async def test_a_broker_that_is_down_stops_no_start(
+    describe: Callable[..., Descriptor], caplog: pytest.LogCaptureFixture
+) -> None:
+    descriptor = describe()
+    async with running(descriptor, ("site", "guest")) as actors:
+        await until(lambda: "broker can not be reached" in caplog.text)
+        assert states(actors, "guest") == ["Ticketing"]
