@@ -118,9 +118,11 @@ class Broker(Role[BrokerLease]):
             self._undecided.append((key, effect))
         elif isinstance(effect, Free):
             share = self.share(effect.delegation)
-            if share is not None and effect.term.end > share.calendar.term.start:
+            if share is not None and share.calendar.term.meets(effect.term):
+                # what is over is forgotten, and a renewed delegation may end earlier than it did
                 start = max(effect.term.start, share.calendar.term.start)
-                share.calendar.release(effect.units, Term(start, effect.term.end))
+                end = min(effect.term.end, share.calendar.term.end)
+                share.calendar.release(effect.units, Term(start, end))
 
     def settle(self, now: int) -> None:
         """Put the gathered requests to the policy, extensions first: they keep units in place."""

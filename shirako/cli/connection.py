@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from shirako.client import Client
     from shirako.client import Problem as Refusal
 
+ATTEMPTS = 3
+"""Somebody sits there and waits."""
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,7 +84,7 @@ class Connection:
         from shirako.client import Client, Problem, Unreachable
 
         async def go() -> T:
-            async with Client(self.url, self.token) as client:
+            async with Client(self.url, self.token, attempts=ATTEMPTS) as client:
                 return await act(client)
 
         try:

@@ -215,8 +215,12 @@ def _audit_record(file: Path) -> dict[str, Any]:
 
     def links(database: sqlite3.Connection) -> Iterator[Link]:
         nonlocal entries, head
-        for row in database.execute("SELECT number, body, hash FROM log ORDER BY number"):
-            link = Link(*row)
+        for number, body, link_hash in database.execute(
+            "SELECT number, body, hash FROM log ORDER BY number"
+        ):
+            # whoever changed a body may have changed its type as well
+            raw = body if isinstance(body, bytes) else str(body).encode()
+            link = Link(number, raw, link_hash)
             yield link
             entries, head = entries + len(decode_entries(link.body)), link.hash
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -59,6 +60,14 @@ async def test_a_failed_teardown_is_told_and_retried(
     handlers.gate.clear()
     status, told, _ = await world.call("site", "admin", "POST", f"{path}/retry")
     assert (status, told["state"]) == (200, "Closing")
+    handlers.failing.clear()
+    handlers.gate.set()
+    async with asyncio.timeout(10):
+        async for record in world.actors["site"].changes((holder, lease.id)):
+            if record.state.value == "Closed":
+                break
+    _, told, _ = await world.call("site", "looker", "GET", path)
+    assert told["assignments"][0]["checks"] == ["account_gone"]
 
 
 async def test_a_quarantined_node_is_released_once(world: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,7 +15,9 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from click.testing import CliRunner
 
+from shirako.cli import main
 from shirako.testbed.ports import free_ports
 
 DESCRIPTOR = """<actors xmlns="urn:shirako:actors:1" state="state">
@@ -24,7 +27,7 @@ DESCRIPTOR = """<actors xmlns="urn:shirako:actors:1" state="state">
       <units prefix="n" count="4"/>
     </pool>
     <pool type="slow" assignment="first-fit">
-      <driver name="null" delay="60"/>
+      <driver name="null" hang="setup"/>
       <units prefix="s" count="1"/>
     </pool>
     <delegation name="share" to="broker" type="node" units="3"/>
@@ -44,7 +47,7 @@ DESCRIPTOR = """<actors xmlns="urn:shirako:actors:1" state="state">
 
 @dataclass
 class Cli:
-    """Runs the command as people do: in a process of its own."""
+    """Runs the command: in this process, or with `start` as people do, in one of its own."""
 
     folder: Path
     urls: dict[str, str]
@@ -52,7 +55,7 @@ class Cli:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "shirako", *arguments],
+            [str(Path(sys.executable).with_name("shirako")), *arguments],
             cwd=self.folder,
             env={**os.environ, "TZ": "CET-1CEST", **self.environment, **environment},
             stdin=subprocess.DEVNULL,
@@ -62,12 +65,13 @@ class Cli:
         )
 
     def __call__(self, *arguments: str, status: int = 0, **environment: str) -> str:
-        """Standard output, and standard error where there is none; never a traceback."""
-        process = self.start(*arguments, **environment)
-        out, error = process.communicate(timeout=60)
-        assert "Traceback" not in error + out
-        assert process.returncode == status, (arguments, process.returncode, out, error)
-        return out or error
+        """Standard output, or standard error where that is empty; never a traceback."""
+        with contextlib.chdir(self.folder):
+            result = CliRunner().invoke(main, arguments, env={**self.environment, **environment})
+        assert "Traceback" not in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert result.exit_code == status, (arguments, result.exit_code, result.output)
+        return result.stdout or result.stderr
 
     def json(self, *arguments: str, status: int = 0, **environment: str) -> Any:
         return json.loads(self(*arguments, "--json", status=status, **environment))
@@ -96,7 +100,7 @@ def still(tmp_path: Path) -> Cli:
 
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    """The command, with three actors running, and tokens of all roles."""
+    """The command, with three actors running, in another process, and tokens."""
     cli = make(tmp_path_factory.mktemp("cli"))
     cli("keys")
     roles = {"ann": "guest", "bob": "guest", "ops": "site-admin", "sales": "broker-admin"}
@@ -120,7 +124,8 @@ def _wait(cli: Cli, process: subprocess.Popen[str]) -> None:
             for url in cli.urls.values():
                 with urlopen(f"{url}/api/v1/health", timeout=5):
                     pass
-            if len(cli.json("broker", "delegations", **cli.at("broker", "sales"))) == 2:
+            sales: Any = cli.at("broker", "sales")
+            if len(json.loads(cli("broker", "delegations", "--json", **sales))) == 2:
                 return
         except OSError:
             time.sleep(0.05)
