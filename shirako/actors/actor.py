@@ -89,7 +89,11 @@ class Actor(Generic[RoleT]):
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{party.name} ledger")
         self._queue: list[_Item] = []
         self._stirred = asyncio.Event()
+        self._committed = asyncio.Event()
+        self._committed.set()
         self._timers: list[tuple[int, str, Key]] = []
+        self._wakes: dict[tuple[str, Key], int] = {}
+        """The tick that each thing is to be woken at; other entries of the heap are outdated."""
         self._couriers: dict[str, Courier] = {}
         self._handling = Handling(performer, clock, entropy, self._ended, self._tell)
         self._windows: OrderedDict[str, OrderedDict[int, asyncio.Future[bytes]]] = OrderedDict()
@@ -128,6 +132,7 @@ class Actor(Generic[RoleT]):
         self.role = role
         self._known = {kid: PublicKey(party.x) for kid, party in role.pinned.items()}
         self._timers.clear()
+        self._wakes.clear()
         for kind, key, kept in role.kept():
             self._perform_for(kind, key, kept)
 
@@ -205,12 +210,21 @@ class Actor(Generic[RoleT]):
         try:
             while True:
                 changed.clear()
+                await self.settled()
                 yield self.role.leases.get(key)
                 await changed.wait()
         finally:
             self._watchers[key].discard(changed)
             if not self._watchers[key]:
                 del self._watchers[key]
+
+    async def settled(self) -> None:
+        """Returns when all that the role holds is committed: what is read right after is true.
+
+        Between stepping and committing, a turn's changes could still be lost.
+        """
+        while not self._committed.is_set():
+            await self._committed.wait()
 
     async def read_ledger(self, read: Callable[[Ledger], T]) -> T:
         """Run `read(ledger)` in the thread that commits, between two commits."""
@@ -235,6 +249,7 @@ class Actor(Generic[RoleT]):
             flush = loop_time - flushed > FLUSH_SECONDS
             if flush:
                 flushed = loop_time
+            self._committed.clear()
             try:
                 await self._turn(items, flush=flush)
             except asyncio.CancelledError:
@@ -244,6 +259,8 @@ class Actor(Generic[RoleT]):
                 # a fault in our own code: what waited is refused, memory is loaded again
                 log.exception("%s: a turn broke", self.party.name)
                 await self._crashed(items, CommitFailed("the turn broke"))
+            finally:
+                self._committed.set()
 
     async def _wait(self) -> None:
         """Until something is in the queue, a timer is due, or deliveries have to be stored."""
@@ -268,6 +285,7 @@ class Actor(Generic[RoleT]):
             return
         if flush:
             self.role.flush()
+            self._dismiss_idle()
         batch = self.role.take_batch()
         if batch.changed or batch.entries:
             try:
@@ -284,7 +302,7 @@ class Actor(Generic[RoleT]):
         for item in items:
             try:
                 item.outcome = item.act(self.role, now)
-            except (Refused, IllegalTransition, KeyError) as error:
+            except (Refused, IllegalTransition) as error:
                 item.error = error
             except Exception as error:
                 log.exception("%s: a step broke; it alone is refused", self.party.name)
@@ -315,6 +333,7 @@ class Actor(Generic[RoleT]):
         self.counters["commit_failed"] += 1
         self._refuse_all(items, "the ledger can not be written")
         self._load()
+        self._committed.set()
         await asyncio.sleep(RELOAD_SECONDS)  # a full disk is not freed in a millisecond
 
     def _refuse_all(self, items: list[_Item], reason: str) -> None:
@@ -325,7 +344,10 @@ class Actor(Generic[RoleT]):
     def _due(self, now: int) -> list[Key]:
         due = []
         while self._timers and self._timers[0][0] <= now:
-            due.append(heapq.heappop(self._timers)[2])
+            tick, kind, key = heapq.heappop(self._timers)
+            if self._wakes.get((kind, key)) == tick:
+                del self._wakes[kind, key]
+                due.append(key)
         return due
 
     # Performing -------------------------------------------------------------------------------
@@ -340,13 +362,16 @@ class Actor(Generic[RoleT]):
     def _perform_for(self, kind: str, key: Key, kept: Kept | None) -> None:
         """Make what is under way for one thing match its record."""
         if kept is None:
+            for courier in self._couriers.values():
+                courier.put(kind, key, ())
             return
         for kid, line in kept.lines.items():
             if line.unacked or kid in self._couriers:
                 self._courier(kid).put(kind, key, line.unacked)
         if kind == "lease":
             self._handling.update(key, kept.work)
-        if kept.wake is not None:
+        if kept.wake is not None and self._wakes.get((kind, key)) != kept.wake:
+            self._wakes[kind, key] = kept.wake
             heapq.heappush(self._timers, (kept.wake, kind, key))
             self._stirred.set()
 
@@ -359,6 +384,11 @@ class Actor(Generic[RoleT]):
             )
             self._couriers[kid] = courier
         return courier
+
+    def _dismiss_idle(self) -> None:
+        """Couriers of guests and sites that we met through a ticket go when they are done."""
+        for kid in [k for k, c in self._couriers.items() if c.idle and k not in self.role.pinned]:
+            del self._couriers[kid]
 
     def _deliveries(self, deliveries: list[Delivery]) -> None:
         def act(role: Role[Any], now: int) -> None:

@@ -37,7 +37,7 @@ from shirako.core.delegation import Delegation, pushed
 from shirako.core.machine import Event, IllegalTransition, Key, Me
 from shirako.core.messages import Message
 from shirako.core.policy import Assignment, Wanted
-from shirako.core.properties import fault, ssh_key_fault
+from shirako.core.properties import fault, name_fault, ssh_key_fault
 from shirako.core.terms import Term
 from shirako.trust import PublicKey, Untrusted
 
@@ -266,7 +266,11 @@ class Authority(Role[SiteLease]):
         return record
 
     def _configured(self, record: SiteLease, message: messages.Redeem) -> SiteLease:
-        wrong = fault(message.properties) or ssh_key_fault(message.keys)
+        wrong = (
+            name_fault("slice", message.slice)
+            or fault(message.properties)
+            or ssh_key_fault(message.keys)
+        )
         if wrong:
             raise Refused("invalid", wrong)
         if not message.least_units >= 1:

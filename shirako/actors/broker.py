@@ -25,7 +25,7 @@ from shirako.core.exchange import Line
 from shirako.core.machine import Event, Key, Me
 from shirako.core.messages import Message
 from shirako.core.policy import Allocation, Declined, Demanded, Given, Share
-from shirako.core.properties import fault
+from shirako.core.properties import fault, name_fault
 from shirako.core.terms import Term
 from shirako.trust import PublicKey, digest
 
@@ -82,7 +82,7 @@ class Broker(Role[BrokerLease]):
             yield "delegation", delegation.key, delegation
 
     def last_end(self, record: BrokerLease) -> int:
-        return record.term.end
+        return 0  # nothing: a closed record only answers what was under way
 
     def share(self, delegation: str) -> Share | None:
         held = self.delegations.get(delegation)
@@ -243,9 +243,13 @@ class Broker(Role[BrokerLease]):
         if not self.delegations:
             # who starts first is chance: a guest that asks before any site has spoken asks again
             raise Refused("early", "no site has delegated anything yet", retry=True)
-        wrong = fault(message.properties)
+        wrong = (
+            name_fault("slice", message.slice)
+            or name_fault("type", message.type)
+            or fault(message.properties)
+        )
         if wrong:
-            raise Refused("invalid", f"properties: {wrong}")
+            raise Refused("invalid", wrong)
         if not 1 <= message.least_units <= message.units:
             raise Refused("invalid", "units: at least 1, and no fewer than least_units")
         return BrokerLease(

@@ -93,6 +93,10 @@ class Courier:
                 self._run(), name=f"courier to {self._peer.name}"
             )
 
+    @property
+    def idle(self) -> bool:
+        return self._task is None and not self._waiting
+
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()

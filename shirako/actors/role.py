@@ -30,7 +30,7 @@ from shirako.core.machine import (
     state_of,
     step,
 )
-from shirako.core.messages import Message
+from shirako.core.messages import NAME_CHARACTERS_MAX, Message
 from shirako.ledger import Entry, Write
 from shirako.transport.envelope import Refusal
 from shirako.trust import PublicKey, Untrusted, Verifier
@@ -154,10 +154,12 @@ class Role(Generic[R]):
         result = step(self.table, record, event, self.me)
         after = state_of(result.record)
         if after.final and after.value != "CloseFailed":
-            until = self.last_end(result.record) + self.me.skew + TOMBSTONE_TICKS
+            last = max(self.last_end(result.record), event.now)
+            until = last + self.me.skew + TOMBSTONE_TICKS
             result = result._replace(record=replace(result.record, wake=until))
         self.keep("lease", record.key, result.record)
-        if after is not before or result.record.reason != record.reason:
+        worth_a_line = not event.quiet or result.record.reason != record.reason
+        if after is not before or (worth_a_line and not after.final):
             self.tell(result.record, event.now, type(event).__name__, by, result.record.reason)
         for effect in result.effects:
             try:
@@ -187,7 +189,7 @@ class Role(Generic[R]):
         """End of a turn: decide what was gathered for a policy."""
 
     def last_end(self, record: R) -> int:
-        """The tick after which no claim of this lease can be spent."""
+        """The tick after which nothing that was promised for this closed lease can be spent."""
         raise NotImplementedError  # pragma: no cover
 
     # Events from the loop -------------------------------------------------------------------
@@ -205,6 +207,8 @@ class Role(Generic[R]):
     def _receive(self, sender: PublicKey, message: Message, now: int) -> None:
         if message.n < 1:
             raise Refused("invalid", "n: messages are numbered from 1")
+        if not 1 <= len(message.rid) <= NAME_CHARACTERS_MAX >= len(message.holder):
+            raise Refused("invalid", f"rid, holder: 1 to {NAME_CHARACTERS_MAX} characters")
         key = (message.holder, message.rid)
         record = self.leases.get(key)
         if record is None:

@@ -57,6 +57,8 @@ class ServiceManager(Role[GuestLease]):
             self.parties.setdefault(record.site.kid, record.site)
 
     def last_end(self, record: GuestLease) -> int:
+        if record.receipt or not record.ticket:
+            return 0  # nothing: the site has voided it, or there never was a ticket
         return max(record.term.end, record.extended.end if record.extended else 0)
 
     # Commands ---------------------------------------------------------------------------------
@@ -71,7 +73,7 @@ class ServiceManager(Role[GuestLease]):
 
     def extend(self, key: Key, end: int, least_end: int, now: int, by: str) -> GuestLease:
         """Ask for a later end; raises `Refused` when the lease is in no state to be extended."""
-        lease = self.leases[key]
+        lease = self._find(key)
         if end <= lease.term.end:
             raise Refused(
                 "shortens",
@@ -85,15 +87,21 @@ class ServiceManager(Role[GuestLease]):
 
     def close(self, key: Key, reason: str, now: int, by: str) -> GuestLease:
         """End a lease; closing again changes nothing."""
-        lease = self.leases[key]
+        lease = self._find(key)
         ending = (GuestState.CANCELLING, GuestState.LEAVING, GuestState.CLOSE_WAIT)
         if lease.state.final or lease.state in ending:
             return lease
         return self.apply(lease, machine.CloseAsked(now=now, reason=reason), by)
 
     def set_renew(self, key: Key, renew: bool) -> GuestLease:
-        lease = replace(self.leases[key], renew=renew)
+        lease = replace(self._find(key), renew=renew)
         self.keep("lease", key, lease)
+        return lease
+
+    def _find(self, key: Key) -> GuestLease:
+        lease = self.leases.get(key)
+        if lease is None:
+            raise Refused("unknown", "there is no such lease")
         return lease
 
     # Demand -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
@@ -102,8 +102,9 @@ def read_query(request: web.Request, model: type[Inward]) -> Inward:
     given: dict[str, object] = {}
     for name in request.query:
         values = request.query.getall(name)
-        listed = name in model.model_fields and model.model_fields[name].annotation != (str | None)
-        several = listed and "tuple" in str(model.model_fields[name].annotation)
+        several = (
+            name in model.model_fields and get_origin(model.model_fields[name].annotation) is tuple
+        )
         if not several and len(values) > 1:
             raise Problem(422, "invalid", f"{name}: given more than once", field=name)
         given[name] = tuple(values) if several else values[0]

@@ -72,6 +72,7 @@ def _endpoint(route: Route, actor: Actor[Any], tokens: Tokens) -> _Endpoint:
         caller = _caller(request, route, actor, tokens)
         query = read_query(request, route.query) if route.query else None
         body = await read_body(request, route.body) if route.body else None
+        await actor.settled()
         try:
             answer = await route.handler(Call(request, caller, body, query))
         except (Refused, IllegalTransition) as error:

@@ -8,6 +8,7 @@ site's again only after its teardown was verified (`Release`).
 from __future__ import annotations
 
 from enum import Enum
+from typing import ClassVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -140,11 +141,15 @@ class Assigned(Event, frozen=True, kw_only=True):
 class Unassigned(Event, frozen=True, kw_only=True):
     """The policy's no: too few units are free now."""
 
+    quiet: ClassVar[bool] = True
+
     reason: str
 
 
 class UnitsFreed(Event, frozen=True, kw_only=True):
     """Units of the type came free: a held redeem may be served."""
+
+    quiet: ClassVar[bool] = True
 
 
 class ExtendLeaseAsked(Event, frozen=True, kw_only=True):

@@ -11,11 +11,14 @@ term and the declared skew are over (rule 9).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from shirako.core import messages
 from shirako.core.claims import Party, Ticket
+from shirako.core.exchange import Line
 from shirako.core.machine import (
     Arrow,
     Event,
@@ -151,6 +154,8 @@ class CloseAsked(Event, frozen=True, kw_only=True):
 
 class WakeLater(Event, frozen=True, kw_only=True):
     """The demand policy has nothing to do before this tick."""
+
+    quiet: ClassVar[bool] = True
 
     tick: int
 
@@ -325,13 +330,23 @@ def _last_moment(r: GuestLease, now: int) -> int:
 
 def take_extension(r: GuestLease, e: TicketUpdated, _me: Me) -> Step[GuestLease]:
     if e.term is None or r.answer is None:
-        return Step(r)  # a snapshot that answers something older
+        return _unfit_extension(r, e)
     offer = e.message.offer
     answer = replace(
         r.answer, latest_end=offer.latest_end, cap=offer.cap or "", granted_end=e.term.end
     )
     r = replace(r, extension=e.message.ticket, extended=e.term, answer=answer)
     return Step(replace(r, state=S.ACTIVE_TICKETED), CONSIDER)
+
+
+def _unfit_extension(r: GuestLease, e: TicketUpdated) -> Step[GuestLease]:
+    """A snapshot that answers something older is dropped; an answer that does not fit is a no."""
+    asked = r.lines.get(r.broker.kid, Line()).sent
+    if r.answer is None or e.message.answers != asked:
+        return Step(r)
+    refused = "the broker's ticket does not go on where the lease ends"
+    answer = replace(r.answer, refused=refused)
+    return Step(replace(r, state=S.ACTIVE, answer=answer), CONSIDER)
 
 
 def refused_extension(r: GuestLease, e: Refused, _me: Me) -> Step[GuestLease]:
@@ -495,7 +510,7 @@ TABLE: Table[GuestLease] = {
     **{(state, WakeLater): _A(wake_later, (state,)) for state in _CONSIDERED},
     **{(state, Woken): _A(consider, (state,)) for state in _CONSIDERED},
     (S.EXTENDING_TICKET, TicketUpdated): _A(
-        take_extension, (S.EXTENDING_TICKET, S.ACTIVE_TICKETED)
+        take_extension, (S.EXTENDING_TICKET, S.ACTIVE_TICKETED, S.ACTIVE)
     ),
     (S.EXTENDING_TICKET, Refused): _A(refused_extension, (S.ACTIVE,)),
     (S.ACTIVE_TICKETED, Unblocked): _A(redeem_extension, (S.EXTENDING_LEASE,)),

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -69,6 +69,9 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Event(Struct, frozen=True, kw_only=True):
     """Something that happened, at tick `now` of the actor it happened to."""
 
+    quiet: ClassVar[bool] = False
+    """Not worth a line in the lease's story unless it changes the state."""
+
     now: int
 
 
@@ -84,6 +87,8 @@ class HandlerEnded(Event, frozen=True, kw_only=True):
 
 class Woken(Event, frozen=True, kw_only=True):
     """The record's `wake` tick has come."""
+
+    quiet: ClassVar[bool] = True
 
 
 class State(Enum):

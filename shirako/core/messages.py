@@ -129,7 +129,7 @@ class Failed(Numbered, frozen=True, kw_only=True, tag="Failed"):
     reason: str
     offer: Offer = Offer()
     receipt: str = ""
-    """A refused redeem or extension: proof that the claims are void, for the broker."""
+    """Of a refused redeem: proof that its claims are void, for the broker."""
 
 
 Message = (

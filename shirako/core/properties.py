@@ -20,6 +20,16 @@ SSH_KEY = re.compile(
 SSH_KEYS_MAX = 16
 
 
+NAME = re.compile(r"[a-z][a-z0-9.-]{0,63}\Z")
+
+
+def name_fault(what: str, name: str) -> str | None:
+    """What is wrong with the name of a slice or type, or None."""
+    if NAME.match(name):
+        return None
+    return f"{what}: a lower-case letter, then at most 63 lower-case letters, digits, '.' or '-'"
+
+
 def fault(properties: Mapping[str, str]) -> str | None:
     """What is wrong with a property list, as `key: reason`, or None when nothing is.
 

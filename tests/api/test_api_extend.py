@@ -126,10 +126,13 @@ async def test_an_extension_waits_until_the_lease_is_active(world: Any) -> None:
     assert moment(told["new_end"]) == lease.end + timedelta(minutes=10)
 
 
-async def test_no_answer_in_time_is_said_so(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("silent", ["broker", "site"])
+async def test_no_answer_in_time_is_said_so(
+    world: Any, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
     lease = await world.active()
     monkeypatch.setattr(guest, "EXTEND_SECONDS", 0.2)
-    await world.actors["broker"].stop()
+    await world.actors[silent].stop()
     body = {"end": (lease.end + timedelta(hours=1)).isoformat()}
     status, told = await extend(world, lease.id, body)
     assert (status, told["pending"]) == (202, True)
