@@ -77,6 +77,7 @@ class Actor(Generic[RoleT]):
         self.role: RoleT = open_role()
         self.clock = clock
         self.entropy = entropy
+        self.performer = performer
         self.counters: Counter[str] = Counter()
         """Refused envelopes and messages by what was wrong with them, and other counts."""
         self.skews: dict[str, int] = {}

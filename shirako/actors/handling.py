@@ -38,6 +38,10 @@ class Performer(Protocol):
 
     async def perform(self, key: Key, work: Work, tell: Log) -> Outcome: ...
 
+    async def probe(self, unit: str, epoch: int, tell: Log) -> None:
+        """Check a unit that no lease holds, last assigned under `epoch`."""
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -44,12 +44,15 @@ class SitePerformer:
             return await within(pool.setup_timeout, "set-up", self._setup(pool, job, tell))
         return await within(pool.teardown_timeout, "teardown", self._teardown(pool, job, tell))
 
-    async def probe(self, unit: str, tell: Log) -> None:
-        """Check a unit that no lease holds; raises `HandlerFailed` or `Unavailable`."""
+    async def probe(self, unit: str, epoch: int, tell: Log) -> None:
+        """Check a unit that no lease holds; raises `HandlerFailed` or `Unavailable`.
+
+        It is the node that knows of epochs: a check in the name of an older one is refused.
+        """
         pool = self._pool_of[unit]
         job = UnitJob(
             unit=unit,
-            epoch=0,
+            epoch=epoch,
             lease="",
             slice="",
             type=pool.type,
@@ -148,6 +151,9 @@ class GuestPerformer:
             await driver.leave(job, tell)
         return Outcome()
 
+    async def probe(self, unit: str, epoch: int, tell: Log) -> None:
+        raise HandlerFailed(f"{unit} is not ours to check")
+
     async def close(self) -> None:
         for driver in self._drivers:
             await driver.close()
@@ -158,6 +164,9 @@ class NoPerformer:
 
     async def perform(self, key: Key, work: Work, tell: Log) -> Outcome:
         raise HandlerFailed(f"a broker runs no {work.handler}")
+
+    async def probe(self, unit: str, epoch: int, tell: Log) -> None:
+        raise HandlerFailed(f"{unit} is not ours to check")
 
     async def close(self) -> None:
         """Nothing to give back."""

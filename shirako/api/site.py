@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -18,7 +19,10 @@ from shirako.core.authority import CloseAsked, RetryAsked, SiteLease, SiteState
 from shirako.core.delegation import Delegation
 from shirako.core.machine import Key
 from shirako.core.terms import Term
+from shirako.handlers import HandlerFailed, Unavailable
 from shirako.ledger import Entry
+
+PROBE_SECONDS = 60.0
 
 _ADMIN: frozenset[TokenRole] = frozenset(("site-admin",))
 
@@ -110,9 +114,13 @@ class SiteRoutes:
         return views.site_node(unit, self._actor.role, self._attributes.get(unit.name, {}))
 
     async def release(self, call: Call) -> models.SiteNode:
+        """End a quarantine: only after a check that the unit is fit has passed."""
         name = call.part("name")
         if name not in self._actor.role.units:
             raise Problem(404, "not_found", "there is no such unit")
+        unit = self._actor.role.units[name]
+        if unit.quarantined:
+            await self._check(unit)
 
         def act(role: Authority, now: int) -> None:
             unit = role.units[name]
@@ -122,6 +130,17 @@ class SiteRoutes:
 
         await self._actor.submit(act)
         return self._node(self._actor.role.units[name])
+
+    async def _check(self, unit: Unit) -> None:
+        found: list[str] = []
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self._actor.performer.probe(unit.name, unit.epoch, found.append)
+        except HandlerFailed as error:
+            raise Problem(409, "unfit", f"{unit.name} stays in quarantine: {error}") from error
+        except (Unavailable, TimeoutError) as error:
+            reason = f"{unit.name} can not be checked now: {str(error) or 'no answer in time'}"
+            raise Problem(503, "unavailable", reason, retry=True) from error
 
     # Leases -----------------------------------------------------------------------------------
 

@@ -103,7 +103,7 @@ class GuestLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     asked_term: Term | None = None
     """As asked for; `units` and `term` become what was given."""
     offer: messages.Offer = messages.Offer()
-    """What the broker said beside its last answer: what caps the term, or what would have worked."""
+    """What the broker said beside its last answer: what caps the term, or what would work."""
     fingerprint: str = ""
     """Digest of the request that made this lease, to tell a repetition from a mix-up."""
 

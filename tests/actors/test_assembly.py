@@ -8,13 +8,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from trio import DESCRIPTOR
-from world import until
 
 from shirako.assembly import Running, running
 from shirako.demo.processes import make_keys
 from shirako.descriptor import Descriptor, read_descriptor
 from shirako.testbed.ports import free_ports
+from trio import DESCRIPTOR
+from world import until
 
 LEASE = '<lease name="first" slice="blue" type="node" units="2" for="{length}" renew="{renew}"/>'
 
@@ -65,7 +65,7 @@ async def test_a_restart_asks_for_nothing_twice(describe: Callable[..., Descript
     descriptor = describe()
     for _ in range(2):
         async with running(descriptor) as actors:
-            await until(lambda: states(actors, "guest") == ["Active"])  # noqa: B023
+            await until(lambda: states(actors, "guest") == ["Active"])
             assert len(role(actors, "broker").delegations) == 1
             assert len(role(actors, "site").delegations) == 1
             assert sum(unit.owner is not None for unit in role(actors, "site").units.values()) == 2

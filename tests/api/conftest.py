@@ -61,6 +61,10 @@ class Handlers:
         outputs = {"host": "10.0.0.1", "port": "22", "user": "s-blue", "host_key": HOST_KEY}
         return Outcome(outputs, ("account_gone",))
 
+    async def probe(self, unit: str, epoch: int, tell: Log) -> None:
+        if "probe" in self.failing:
+            raise HandlerFailed("the test says so")
+
     async def close(self) -> None:
         """Nothing to give back."""
 

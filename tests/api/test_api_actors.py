@@ -74,6 +74,11 @@ async def test_a_quarantined_node_is_released_once(world: Any) -> None:
     world.handlers["site"].failing.add("setup")
     lease = await world.request()
     await world.until(lease.id, "Failed")
+    world.handlers["site"].failing.add("probe")
+    status, problem, _ = await world.call("site", "admin", "POST", "/site/nodes/n0/release")
+    assert status == 409, "it is not fit, and was handed out again"
+    assert problem["type"].endswith("unfit")
+    world.handlers["site"].failing.discard("probe")
     status, node, _ = await world.call("site", "admin", "POST", "/site/nodes/n0/release")
     assert (status, node["state"]) == (200, "free")
     assert (await world.call("site", "admin", "POST", "/site/nodes/n0/release"))[0] == 200

@@ -46,6 +46,10 @@ class Hands:
             raise HandlerFailed("the test says so")
         return Outcome(outputs={"host": work.unit}, checks=("account_gone",))
 
+    async def probe(self, unit: str, epoch: int, tell: Log) -> None:
+        if ("probe", unit) in self.fails:
+            raise HandlerFailed("the test says so")
+
     async def close(self) -> None:
         """Nothing to give back."""
 
