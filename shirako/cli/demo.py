@@ -53,7 +53,7 @@ def demo(nodes: int, units: int, once: bool, as_json: bool, folder: Path, descri
     # so that what was started is cleared up however we are asked to stop
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        with Box(folder, descriptor, nodes=nodes) as box:
+        with Box(folder, descriptor, nodes=nodes, keep_ports=True) as box:
             box.start(tell)
             good = asyncio.run(_demo(box, units, once=once, as_json=as_json))
             tell("clearing up")

@@ -30,10 +30,18 @@ class Box:
     """One site in `folder`; everything it makes lies there. A context manager."""
 
     def __init__(
-        self, folder: Path, descriptor: Path, *, nodes: int, mode: Mode | Literal["auto"] = "auto"
+        self,
+        folder: Path,
+        descriptor: Path,
+        *,
+        nodes: int,
+        mode: Mode | Literal["auto"] = "auto",
+        keep_ports: bool = False,
     ) -> None:
+        """`keep_ports`: the actors' ports as the descriptor has them, where they are free."""
         self.folder = folder.absolute()
         self._template = descriptor.absolute()
+        self._keep_ports = keep_ports
         self.testbed = Testbed(self.folder / "testbed", nodes=nodes, mode=mode)
         self.site: Site
         self.descriptor: Descriptor
@@ -57,7 +65,13 @@ class Box:
         self.site = self.testbed.start(tell)
         shutil.rmtree(self.folder / "state", ignore_errors=True)
         self.guest_key = make_guest_key(self.folder / "guest_key")
-        path = place(self._template, self.site, self.folder, guest_key=self.guest_key.private)
+        path = place(
+            self._template,
+            self.site,
+            self.folder,
+            guest_key=self.guest_key.private,
+            keep_ports=self._keep_ports,
+        )
         for made in make_keys(read_descriptor(path, keys=False)):
             tell(f"made key {made.relative_to(self.folder)}")
         self.descriptor = read_descriptor(path)

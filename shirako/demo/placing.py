@@ -18,12 +18,12 @@ from shirako.testbed.ports import free_ports, is_free
 NAMESPACE = "{urn:shirako:actors:1}"
 
 
-def place(descriptor: Path, site: Site, folder: Path, *, guest_key: Path) -> Path:
+def place(descriptor: Path, site: Site, folder: Path, *, guest_key: Path, keep_ports: bool) -> Path:
     """Write `folder/actors.xml`: `descriptor` with the places of `site`; returns its path.
 
     Every `<units>` becomes as many `<unit>` elements as it counts, at most as the site has nodes.
-    An actor whose port is taken by somebody else gets another one. Raises OSError or
-    `lxml.etree.XMLSyntaxError`.
+    Actors get ports that are free, their own ones if they are to keep them and nobody else listens
+    there. Raises OSError or `lxml.etree.XMLSyntaxError`.
     """
     parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=True)
     tree = etree.parse(descriptor, parser)
@@ -38,7 +38,7 @@ def place(descriptor: Path, site: Site, folder: Path, *, guest_key: Path) -> Pat
             _beside(driver, descriptor, "join", "leave")
     for delegation in tree.iter(f"{NAMESPACE}delegation"):
         delegation.set("units", str(min(int(delegation.get("units", "1")), len(site.nodes))))
-    _place_actors(tree, str(folder))
+    _place_actors(tree, str(folder), keep_ports=keep_ports)
     placed = folder / "actors.xml"
     tree.write(str(placed), encoding="UTF-8", xml_declaration=True, pretty_print=True)
     return placed
@@ -81,7 +81,7 @@ def _beside(driver: etree._Element, descriptor: Path, *options: str) -> None:
             driver.set(option, str((descriptor.parent / name).absolute()))
 
 
-def _place_actors(tree: etree._ElementTree, seed: str) -> None:
+def _place_actors(tree: etree._ElementTree, seed: str, *, keep_ports: bool) -> None:
     taken: set[int] = set()
     for actor in tree.getroot():
         url = actor.get("url")
@@ -89,7 +89,8 @@ def _place_actors(tree: etree._ElementTree, seed: str) -> None:
             continue
         address = urlsplit(url)
         host = address.hostname or "127.0.0.1"
-        ports = chain((address.port or 0,), free_ports((host,), seed=seed))
+        own = (address.port,) if keep_ports and address.port else ()
+        ports = chain(own, free_ports((host,), seed=seed))
         port = next(port for port in ports if port not in taken and is_free(host, port))
         taken.add(port)
         actor.set("url", f"{address.scheme}://{host}:{port}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from shirako import trust
-from shirako.descriptor import Descriptor
+from shirako.descriptor import ActorSpec, Descriptor
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
@@ -30,7 +31,10 @@ class ActorProcesses:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def url(self, name: str) -> str:
-        return next(spec.url for spec in self._descriptor.actors if spec.name == name)
+        return self._spec(name).url
+
+    def _spec(self, name: str) -> ActorSpec:
+        return next(spec for spec in self._descriptor.actors if spec.name == name)
 
     def log_of(self, name: str) -> Path:
         return self._folder / f"{name}.log"
@@ -54,14 +58,17 @@ class ActorProcesses:
             )
 
     def _await(self, name: str) -> None:
-        process = self._running[name]
+        process, spec = self._running[name], self._spec(name)
+        kid = trust.read_public(trust.public_path(spec.key)).kid
         for _ in range(int(START_SECONDS / POLL_SECONDS)):
             if process.poll() is not None:
                 break
             try:
-                with urlopen(f"{self.url(name)}/.well-known/shirako", timeout=2):  # noqa: S310
-                    return
-            except (URLError, OSError):
+                with urlopen(f"{spec.url}/.well-known/shirako", timeout=2) as answer:  # noqa: S310
+                    if json.load(answer).get("kid") == kid:
+                        return
+                    break  # somebody else has the port
+            except (URLError, OSError, ValueError):
                 time.sleep(POLL_SECONDS)
         raise NotUp(f"actor {name} did not come up; its log is {self.log_of(name)}")
 
