@@ -2,6 +2,7 @@
 
 serving     the application: routes of the actor's role, one answer for every error
 guest, site, broker, status   the routes of the three roles, and those that all have
+records     what those do alike with records of leases
 routes      what a route is: who may call it, what goes in, what comes out
 models      the JSON that people's programs see; views: from records to models
 stream      a lease's changes as server-sent events

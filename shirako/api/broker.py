@@ -7,8 +7,8 @@ from functools import partial
 from shirako.actors.actor import Actor
 from shirako.actors.broker import Broker
 from shirako.api import models, views
-from shirako.api.problems import Problem
-from shirako.api.routes import READERS, Call, Route, known_states, page
+from shirako.api.records import key_of, select, story_of
+from shirako.api.routes import READERS, Call, Route
 from shirako.clock import tick_of, utc
 from shirako.core.broker import BrokerState
 from shirako.core.calendar import Calendar
@@ -57,24 +57,11 @@ class BrokerRoutes:
         )
 
     async def leases(self, call: Call) -> models.BrokerLeases:
-        query: models.PeerLeasePage = call.query
-        states = known_states(query.state, (state.value for state in BrokerState))
-        found = (
-            ("/".join(key), record)
-            for key, record in self._actor.role.leases.items()
-            if (not states or record.state.value in states)
-            and query.slice in (None, record.slice)
-            and query.id in (None, record.id)
-        )
-        leases, following = page(found, query, views.broker_lease)
+        leases, following = select(self._actor, call, BrokerState, views.broker_lease)
         return models.BrokerLeases(leases=leases, next=following)
 
     async def story(self, call: Call) -> models.Story:
-        key = (call.part("holder"), call.part("id"))
-        if key not in self._actor.role.leases:
-            raise Problem(404, "not_found", "there is no such lease")
-        entries = await self._actor.read_ledger(lambda ledger: ledger.story("/".join(key)))
-        return models.Story(story=tuple(map(views.story_line, entries)))
+        return await story_of(self._actor, key_of(self._actor, call))
 
     async def delegations(self, _call: Call) -> models.Delegations:
         held = sorted(self._actor.role.delegations.values(), key=lambda one: one.id)

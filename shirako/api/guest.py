@@ -18,6 +18,7 @@ from shirako.actors.role import Refused
 from shirako.actors.service_manager import ServiceManager
 from shirako.api import models, views
 from shirako.api.problems import RETRY_SECONDS, Problem
+from shirako.api.records import record_of, story_of
 from shirako.api.routes import ANYBODY, PREFIX, Call, Reply, Route, bad, known_states, page
 from shirako.api.stream import Streams, watched
 from shirako.api.tokens import TokenRole
@@ -224,9 +225,7 @@ class GuestRoutes:
         return self._view(self._find(call), call)
 
     async def story(self, call: Call) -> models.Story:
-        key = "/".join(self._find(call).key)
-        entries = await self._actor.read_ledger(lambda ledger: ledger.story(key))
-        return models.Story(story=tuple(map(views.story_line, entries)))
+        return await story_of(self._actor, self._find(call).key)
 
     async def events(self, call: Call) -> web.StreamResponse:
         record = self._find(call)
@@ -250,10 +249,11 @@ class GuestRoutes:
         key, renew = self._find(call).key, call.body.renew
 
         def act(role: ServiceManager, now: int) -> GuestLease:
-            if role.leases[key].state.final:
+            record = record_of(role, key)
+            if record.state.final:
                 raise Refused("closed", "the lease is over")
-            if role.leases[key].renew == renew:
-                return role.leases[key]
+            if record.renew == renew:
+                return record
             record = role.set_renew(key, renew)
             role.tell(record, now, "RenewSet", call.by, "renews" if renew else "does not renew")
             if record.state is GuestState.ACTIVE:

@@ -12,12 +12,12 @@ from shirako.actors.authority import Authority, Unit
 from shirako.actors.role import Refused
 from shirako.api import models, views
 from shirako.api.problems import Problem
-from shirako.api.routes import READERS, Call, Reply, Route, bad, known_states, page
+from shirako.api.records import key_of, record_of, select, story_of
+from shirako.api.routes import READERS, Call, Reply, Route, bad
 from shirako.api.tokens import TokenRole
 from shirako.clock import tick_of
 from shirako.core.authority import CloseAsked, RetryAsked, SiteLease, SiteState
 from shirako.core.delegation import Delegation
-from shirako.core.machine import Key
 from shirako.core.terms import Term
 from shirako.handlers import HandlerFailed, Unavailable
 from shirako.ledger import Entry
@@ -145,37 +145,20 @@ class SiteRoutes:
     # Leases -----------------------------------------------------------------------------------
 
     async def leases(self, call: Call) -> models.SiteLeases:
-        query: models.PeerLeasePage = call.query
-        states = known_states(query.state, (state.value for state in SiteState))
-        found = (
-            ("/".join(key), record)
-            for key, record in self._actor.role.leases.items()
-            if (not states or record.state.value in states)
-            and query.slice in (None, record.slice)
-            and query.id in (None, record.id)
-        )
-        leases, following = page(found, query, views.site_lease)
+        leases, following = select(self._actor, call, SiteState, views.site_lease)
         return models.SiteLeases(leases=leases, next=following)
 
-    def _find(self, call: Call) -> Key:
-        key = (call.part("holder"), call.part("id"))
-        if key not in self._actor.role.leases:
-            raise Problem(404, "not_found", "there is no such lease")
-        return key
-
     async def lease(self, call: Call) -> models.SiteLease:
-        return views.site_lease(self._actor.role.leases[self._find(call)])
+        return views.site_lease(self._actor.role.leases[key_of(self._actor, call)])
 
     async def story(self, call: Call) -> models.Story:
-        key = "/".join(self._find(call))
-        entries = await self._actor.read_ledger(lambda ledger: ledger.story(key))
-        return models.Story(story=tuple(map(views.story_line, entries)))
+        return await story_of(self._actor, key_of(self._actor, call))
 
     async def close(self, call: Call) -> models.SiteLease:
-        key, reason = self._find(call), call.body.reason or "closed by the site"
+        key, reason = key_of(self._actor, call), call.body.reason or "closed by the site"
 
         def act(role: Authority, now: int) -> SiteLease:
-            record = role.leases[key]
+            record = record_of(role, key)
             if record.state.final or record.state is SiteState.CLOSING:
                 return record
             return role.apply(record, CloseAsked(now=now, reason=reason), call.by)
@@ -183,10 +166,10 @@ class SiteRoutes:
         return views.site_lease(await self._actor.submit(act))
 
     async def retry(self, call: Call) -> models.SiteLease:
-        key = self._find(call)
+        key = key_of(self._actor, call)
 
         def act(role: Authority, now: int) -> SiteLease:
-            record = role.leases[key]
+            record = record_of(role, key)
             if record.state is not SiteState.CLOSE_FAILED:
                 raise Refused("state", f"the lease is {record.state.value}, not CloseFailed")
             return role.apply(record, RetryAsked(now=now), call.by)

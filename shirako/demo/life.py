@@ -45,6 +45,8 @@ class Access:
 class Summary:
     """What one lease went through; all of `after_close` has to be true."""
 
+    mode: str
+    """`namespaces`, or `processes` for nodes that have no accounts of their own."""
     states: dict[str, list[str]] = field(default_factory=dict)
     units: list[dict[str, Any]] = field(default_factory=list)
     login: list[str] = field(default_factory=list)
@@ -96,7 +98,7 @@ async def whole_life(box: Box, access: Access, tell: Tell, *, units: int) -> Sum
     """Request, log in, extend, close, and check that nothing is left."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    summary = Summary()
+    summary = Summary(mode=box.site.mode)
     lease = await request(box, access, tell, units=units)
     summary.units = [
         {"host": u.host, "port": u.port, "user": u.user, "host_key": u.host_key} for u in lease.held
