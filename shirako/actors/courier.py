@@ -19,13 +19,15 @@ from shirako.core.machine import Key
 from shirako.core.messages import Message
 from shirako.transport import Transport, Unreachable
 from shirako.transport.envelope import (
-    MESSAGES_MAX,
     Refusal,
     read_acknowledgement,
     seal,
 )
 from shirako.trust import PrivateKey, PublicKey, Untrusted
 
+LOAD_MESSAGES_MAX = 64
+"""Messages in one of our envelopes. Fewer than a peer would take: while it works on the first of
+several we work on the next, instead of all actors waiting for whoever has the one big batch."""
 ENVELOPE_MESSAGE_BYTES_MAX = 600_000
 """Encoded messages in one envelope; base64 makes a third more of it, and 1 MiB is the limit."""
 PAUSE_SECONDS_MIN = 0.2
@@ -130,7 +132,7 @@ class Courier:
             if waiting.not_before > now:
                 continue
             size += sum(map(len, waiting.encoded))
-            full = len(load) + len(waiting.messages) > MESSAGES_MAX
+            full = len(load) + len(waiting.messages) > LOAD_MESSAGES_MAX
             if load and (full or size > ENVELOPE_MESSAGE_BYTES_MAX):
                 break
             load.extend(
