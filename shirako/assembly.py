@@ -59,6 +59,11 @@ DELEGATED_TICKS = 365 * 24 * 3600
 
 log = logging.getLogger(__name__)
 
+# What breaks in our own handlers is told by the application. What is left are requests that are no
+# HTTP, which anybody can send without end: aiohttp would log a traceback for each.
+_BROKEN_REQUESTS = logging.getLogger("aiohttp.server")
+_BROKEN_REQUESTS.setLevel(logging.CRITICAL)
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -219,7 +224,8 @@ class _Assembler:
             for pool in spec.pools
         }
         names = {kind: tuple(pool.units) for kind, pool in pools.items()}
-        role = partial(Authority, me, self._near(source=False), names, policies)
+        attempts = {pool.type: pool.attempts for pool in spec.pools}
+        role = partial(Authority, me, self._near(source=False), names, policies, attempts)
         return role, SitePerformer(pools, lease_of)
 
     def _pool(self, pool: PoolSpec) -> Pool:
@@ -270,7 +276,13 @@ async def _serve(
     if isinstance(spec, AuthoritySpec):
         about["types"] = [pool.type for pool in spec.pools]
     app.add_routes(message_routes(actor.receive, about))
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=75, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=75,
+        shutdown_timeout=1.0,
+        auto_decompress=False,
+    )
     await runner.setup()
     address = urlsplit(spec.url)
     await web.TCPSite(runner, address.hostname, address.port).start()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import msgspec
@@ -67,11 +68,16 @@ class Authority(Role[SiteLease]):
         brokers: dict[str, Party],
         pools: dict[str, tuple[str, ...]],
         policies: dict[str, Assignment],
+        attempts: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """`pools`: unit names by resource type, in the pool's order; `policies` by type."""
+        """`pools`: unit names by resource type, in the pool's order; `policies` by type.
+
+        `attempts`: how often teardowns of a type are tried, where it is not the default.
+        """
         super().__init__(me, machine.TABLE, dict(brokers))
         self.brokers = brokers
         self.policies = policies
+        self.attempts = attempts
         self.units = {
             name: Unit(name=name, type=kind) for kind, names in pools.items() for name in names
         }
@@ -205,7 +211,8 @@ class Authority(Role[SiteLease]):
     def _quarantine(self, quarantine: Quarantine) -> None:
         unit = self.units.get(quarantine.unit)
         if unit is not None and unit.epoch == quarantine.epoch:
-            self._keep_unit(replace(unit, owner=None, quarantined=quarantine.reason))
+            first = unit.quarantined or quarantine.reason  # what failed first is what to mend
+            self._keep_unit(replace(unit, owner=None, quarantined=first))
 
     def lift_quarantine(self, name: str, now: int) -> None:
         """Hand the unit out again: whoever calls this has checked it."""
@@ -252,6 +259,7 @@ class Authority(Role[SiteLease]):
             units=leaf.units,
             least_units=leaf.units,
             state=SiteState.NASCENT,
+            attempts=self.attempts.get(leaf.type, machine.TEARDOWN_ATTEMPTS),
             term=Term(leaf.term.start, max(chain[-1].term.end for chain in claims)),
             broker=claims[0][-2].holder,
             spent=spent,

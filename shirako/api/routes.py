@@ -87,10 +87,13 @@ async def read_body(request: web.Request, model: type[Inward]) -> Inward:
     if (request.content_length or 0) > BODY_BYTES_MAX:
         raise too_large
     data = bytearray()
-    async for chunk in request.content.iter_any():
-        data += chunk
-        if len(data) > BODY_BYTES_MAX:
-            raise too_large
+    try:
+        async for chunk in request.content.iter_any():
+            data += chunk
+            if len(data) > BODY_BYTES_MAX:
+                raise too_large
+    except web.RequestPayloadError as error:
+        raise Problem(400, "malformed", "the body is not what its headers say") from error
     try:
         return model.model_validate_json(bytes(data) or b"{}", strict=True)
     except ValidationError as error:

@@ -104,6 +104,8 @@ class SiteLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     keys: tuple[str, ...] = ()
     configuration: dict[str, str] = {}
     assignments: tuple[Assignment, ...] = ()
+    attempts: int = TEARDOWN_ATTEMPTS
+    """How often a teardown is tried before its unit is given up."""
     swaps: int = 0
     answers: int = 0
     """Number of the guest's request that the next update answers."""
@@ -392,7 +394,7 @@ def teardown_ended(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
     if e.ok:
         r = _mark(r, e.work, phase=UnitPhase.CLOSED, checks=e.checks)
         effects = () if swapped else (Release(unit=unit, epoch=epoch),)
-    elif e.work.attempt < TEARDOWN_ATTEMPTS and not swapped:
+    elif e.work.attempt < r.attempts and not swapped:
         again = replace(
             e.work,
             attempt=e.work.attempt + 1,

@@ -103,7 +103,7 @@ def mute(world: World, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def stuck(world: World, name: str) -> Iterator[None]:
+def held_up(world: World, name: str) -> Iterator[None]:
     """A login works, and each handler's program then waits for something that does not come."""
     world.inside(name, "mkdir -p -m 700 /var/lib/shirako")
     holder = subprocess.Popen(
@@ -119,10 +119,17 @@ def stuck(world: World, name: str) -> Iterator[None]:
         world.inside(name, "pkill -x -f 'sleep 600'")
         holder.wait(10)
         holder.stdout.close()
-        # What waited goes on, until it notices that nobody listens to it any more. What it did
-        # until then is the operator's to clear up, which is why the node is in quarantine.
-        until(lambda: programs(world, name) == "", lambda: world.inside(name, "ps axf"))
-        world.inside(name, MEND)
+
+
+@contextmanager
+def stuck(world: World, name: str) -> Iterator[None]:
+    """The same, for so long that the site gives the node up."""
+    with held_up(world, name):
+        yield
+    # What waited goes on, until it notices that nobody listens to it any more. What it did until
+    # then is the operator's to clear up, which is why the node is in quarantine.
+    until(lambda: programs(world, name) == "", lambda: world.inside(name, "ps axf"))
+    world.inside(name, MEND)
 
 
 @contextmanager
@@ -292,14 +299,14 @@ def test_a_hung_directory_is_waited_for(world: World) -> None:
 def test_the_authority_dies_while_a_handler_runs(world: World, handler: str) -> None:
     """DURABLE: the dead authority's handler still runs on the node when the new one's comes."""
     if handler == "setup":
-        with stuck(world, "node-1"):
+        with held_up(world, "node-1"):
             lease = world.lease()
             reborn(world)
         (unit,) = world.guest.until_state(lease, "Active")["held"]
     else:
         lease = world.lease()
         (unit,) = world.guest.until_state(lease, "Active")["held"]
-        with stuck(world, "node-1"):
+        with held_up(world, "node-1"):
             world.guest.post(f"/leases/{lease}/close", {})
             reborn(world)
     assert unit["name"] == "node-1", "the node was blamed"
