@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from shirako.testbed.remains import Remains
 from shirako.testbed.site import InUse, Mode, Node, Site, Tell, TestbedError
 from shirako.testbed.slapd import Slapd
 from shirako.testbed.sshd import key_pair
+
+LOCK_TRIES = 20
+LOCK_PAUSE_SECONDS = 0.05
 
 
 class _Nodes(Protocol):
@@ -205,7 +209,12 @@ def _hold(folder: Path, stack: ExitStack) -> None:
     """Take the folder for this process, until `stack` ends or the process does."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     stack.callback(os.close, handle)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InUse(f"another testbed runs in {folder}") from None
+    # A holder that was killed may leave a child between fork and exec, which has the lock too.
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return
+    raise InUse(f"another testbed runs in {folder}")
