@@ -127,6 +127,7 @@ class Actor(Generic[RoleT]):
 
     def _load(self) -> None:
         role = self._open_role()
+        role.skews_ms = self.skews
         for kind, name, body in self._ledger.load():
             role.load(kind, name, body)
         role.loaded()

@@ -103,6 +103,8 @@ class Role(Generic[R]):
         """Pinned parties, and those that tickets endorsed: whom we can send to."""
         self.leases: dict[Key, R] = {}
         self.batch = Batch()
+        self.skews_ms: dict[str, int] = {}
+        """Milliseconds that each peer's clock is ahead of ours, as its envelopes show."""
         self.acknowledged: set[tuple[str, Key]] = set()
         """Things of which only deliveries are not stored yet; see `flush`."""
 

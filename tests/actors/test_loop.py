@@ -12,6 +12,7 @@ import pytest
 from shirako.actors import actor as loop
 from shirako.actors.role import Refused
 from shirako.core import messages
+from shirako.core.machine import Woken
 from shirako.ledger import CommitFailed, Entry, Write
 from shirako.ledger.memory import MemoryLedger
 from shirako.transport.envelope import Rejected, read_acknowledgement, seal
@@ -215,3 +216,16 @@ async def test_a_stranger_is_not_served(world: World) -> None:
     refused = read_acknowledgement(answer, world.keys["broker"].public, kid, now).refused
     assert [refusal.code for refusal in refused] == ["stranger"]
     assert (kid, "r1") not in world.actors["broker"].role.leases
+
+
+async def test_a_guest_leaves_earlier_where_the_sites_clock_is_ahead(world: World) -> None:
+    """The measured skew of a peer drives how early a guest acts."""
+    guest, site = world.actors["guest"], world.parties["site"]
+    key = await world.request(seconds=1000)
+    lease = await world.reach("guest", key, "Active")
+    assert -1000 < guest.skews[site.kid] <= 0, "both clocks are the same one"
+    assert lease.wake == lease.term.end - guest.role.lead
+    guest.skews[site.kid] = 4200
+    await guest.submit(lambda role, now: role.apply(lease, Woken(now=now), "test"))
+    later = guest.role.leases[key]
+    assert later.wake == lease.term.end - guest.role.lead - 5
