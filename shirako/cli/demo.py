@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from shirako.api.models import Lease
     from shirako.demo.box import Box
 
 
@@ -96,8 +98,11 @@ async def _demo(box: Box, units: int, *, once: bool, as_json: bool) -> bool:
                 _print(summary.as_json())
             return summary.good
         lease = await request(box, access, tell, units=units)
-        _invite(box, lease.id, guest_token)
-        await _until_interrupted()
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+        _invite(box, lease, guest_token)
+        sys.stdout.flush()
+        await stop.wait()
     return True
 
 
@@ -115,20 +120,16 @@ def _print(summary: dict[str, object]) -> None:
             click.echo(f"{name}: {value}")
 
 
-def _invite(box: Box, lease: str, token: str) -> None:
+def _invite(box: Box, lease: Lease, token: str) -> None:
+    shirako = os.path.relpath(sys.argv[0])
+    unit = lease.held[0].name
     click.echo(f"""
 The lease is yours. In another terminal:
 
   export SHIRAKO_URL={box.actors.url("guest")} SHIRAKO_TOKEN={token}
-  shirako lease show {lease}
-  shirako lease ssh {lease} -i {box.guest_key.private}
-  shirako lease extend {lease} --for 1h
-  shirako lease close {lease}
+  {shirako} lease show {lease.id}
+  {shirako} lease ssh {lease.id} --unit {unit} -i {box.guest_key.private}
+  {shirako} lease extend {lease.id} --for 1h
+  {shirako} lease close {lease.id}
 
 Ctrl-C ends the demo and clears everything up.""")
-
-
-async def _until_interrupted() -> None:
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-    await stop.wait()
