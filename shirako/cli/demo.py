@@ -45,6 +45,7 @@ Examples:
 )
 def demo(nodes: int, units: int, once: bool, as_json: bool, folder: Path, descriptor: Path) -> None:
     """Real nodes, a directory, three actor processes, and a lease on the nodes."""
+    from shirako.client import Problem, Unreachable
     from shirako.demo.box import Box
     from shirako.demo.life import DemoFailed
     from shirako.demo.processes import NotUp
@@ -59,7 +60,7 @@ def demo(nodes: int, units: int, once: bool, as_json: bool, folder: Path, descri
             box.start(tell)
             good = asyncio.run(_demo(box, units, once=once, as_json=as_json))
             tell("clearing up")
-    except (DemoFailed, NotUp, TestbedError, OSError) as error:
+    except (DemoFailed, NotUp, TestbedError, Problem, Unreachable, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         tell("clearing up")
