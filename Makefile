@@ -11,7 +11,7 @@ demo: setup  ## a site in a box: real nodes, three actors, one lease; ARGS="--on
 	@$(RUN)/shirako demo $(ARGS)
 
 test: setup  ## all tests, with real sshd nodes and a real slapd
-	@$(RUN)/pytest -n 2 --dist loadgroup -q $(ARGS)
+	@$(RUN)/pytest -n 2 --dist loadfile -q $(ARGS)
 
 lint: setup  ## ruff, mypy --strict, import-linter
 	@$(RUN)/ruff check .

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
-pytestmark = [pytest.mark.real, pytest.mark.root, pytest.mark.xdist_group("real-nodes")]
+pytestmark = [pytest.mark.real, pytest.mark.root]
 
 
 def command(folder: Path, *options: str) -> list[str]:
@@ -51,20 +51,25 @@ def test_one_whole_lease(tmp_path: Path) -> None:
 
 
 def test_it_stays_up_until_interrupted_and_clears_up(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        command(tmp_path, "--nodes", "1", "--units", "1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as demo:
+    progress = tmp_path / "progress"
+    with (
+        progress.open("w") as told,
+        subprocess.Popen(
+            command(tmp_path, "--nodes", "1", "--units", "1"),
+            stdout=subprocess.PIPE,
+            stderr=told,
+            text=True,
+        ) as demo,
+    ):
         assert demo.stdout is not None
         lines = []
         for line in demo.stdout:
             lines.append(line.strip())
             if "Ctrl-C" in line:
                 break
-        invited = next(line for line in lines if " lease ssh " in line)
-        assert "--unit node-1" in invited
+        assert any("lease ssh" in line and "--unit node-1" in line for line in lines), (
+            progress.read_text()
+        )
         demo.send_signal(signal.SIGINT)
         assert demo.wait(30) == 0
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True)

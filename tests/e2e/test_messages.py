@@ -31,7 +31,7 @@ from shirako.transport.envelope import Refusal, read_acknowledgement, seal
 from shirako.trust import PrivateKey, PublicKey
 from trio import Trio
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("messages")]
+pytestmark = [pytest.mark.real]
 
 ACTORS = ("site", "broker", "guest")
 ENVELOPE_TYPE = "shirako-envelope+jws"

@@ -19,7 +19,7 @@ import pytest
 
 from realworld import NODES, World
 
-pytestmark = [pytest.mark.real, pytest.mark.root, pytest.mark.xdist_group("real-nodes")]
+pytestmark = [pytest.mark.real, pytest.mark.root]
 
 ROOT = Path(__file__).parent.parent.parent
 LOCK = "/var/lib/shirako/lock"

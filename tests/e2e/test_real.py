@@ -11,7 +11,7 @@ import pytest
 from realworld import NODES, World
 from shirako.descriptor import read_descriptor
 
-pytestmark = [pytest.mark.real, pytest.mark.root, pytest.mark.xdist_group("real-nodes")]
+pytestmark = [pytest.mark.real, pytest.mark.root]
 
 
 def test_a_whole_lease(world: World) -> None:
