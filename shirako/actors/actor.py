@@ -333,8 +333,11 @@ class Actor(Generic[RoleT]):
     async def _crashed(self, items: list[_Item], error: CommitFailed) -> None:
         log.error("%s: nothing of this turn is stored: %s", self.party.name, error)
         self.counters["commit_failed"] += 1
-        self._refuse_all(items, "the ledger can not be written")
+        asked = [item for item in items if item.done is not None]
+        self._refuse_all(asked, "the ledger can not be written")
         self._load()
+        # the ends of handlers, say: nobody would bring them again, so they wait for the next turn
+        self._queue[:0] = [item for item in items if item.done is None]
         self._committed.set()
         await asyncio.sleep(RELOAD_SECONDS)  # a full disk is not freed in a millisecond
 

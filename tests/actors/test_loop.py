@@ -153,6 +153,39 @@ async def test_a_failed_commit_is_a_crash(
         await actor.stop()
 
 
+@pytest.mark.parametrize("handler", ["setup", "teardown"])
+async def test_a_handlers_end_outlives_a_failed_commit(
+    handler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asks again for what a handler answered: it is kept until it is committed."""
+    monkeypatch.setattr(loop, "RELOAD_SECONDS", 0.01)
+    world = World()
+    ledger = world.ledgers["site"] = Brittle()
+    for one in NAMES:
+        await world.start(one)
+    await world.delegate(4)
+    hands = world.hands["site"]
+    if handler == "setup":
+        hands.gate.clear()
+    key = await world.request()
+    if handler == "teardown":
+        await world.reach("guest", key, "Active")
+        hands.gate.clear()
+        await world.close(key)
+    await world.reach("site", key, "Priming" if handler == "setup" else "Closing")
+    await world.actors["site"].settled()
+    ledger.refuses = 1
+    hands.gate.set()
+    await until(lambda: ledger.refuses == 0)
+    if handler == "setup":
+        await world.reach("guest", key, "Active")
+        await world.close(key)
+    for one in NAMES:
+        await world.reach(one, key, "Closed")
+    for actor in world.actors.values():
+        await actor.stop()
+
+
 async def test_a_step_that_breaks_refuses_its_own_event_only(world: World) -> None:
     guest = world.actors["guest"]
 
