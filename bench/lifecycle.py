@@ -83,10 +83,10 @@ class Lives:
         self._count = 0
         self._prefix = actor.entropy.fresh_id()
 
-    async def until(self, key: tuple[str, str], state: GuestState) -> GuestLease:
+    async def until(self, key: tuple[str, str], *states: GuestState) -> GuestLease:
         async for record in self.actor.changes(key):
             if isinstance(record, GuestLease):
-                if record.state is state:
+                if record.state in states:
                     return record
                 if record.state.final:
                     raise RuntimeError(f"lease ended as {record.state}: {record.reason}")
@@ -115,12 +115,16 @@ class Lives:
         begun = clock()
         key = await self.begin()
         requested = clock()
+        await self.until(key, GuestState.REDEEMING, GuestState.ACTIVE)
+        ticketed = clock()
         await self.until(key, GuestState.ACTIVE)
         active = clock()
         await self.actor.submit(lambda r, n: r.close(key, "done", n, "bench"))
         await self.until(key, GuestState.CLOSED)
         closed = clock()
         steps["request"].append(requested - begun)
+        steps["ticket"].append(ticketed - requested)
+        steps["redeem"].append(active - ticketed)
         steps["to_active"].append(active - requested)
         steps["close"].append(closed - active)
 
