@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,26 +18,90 @@ class Clock(Protocol):
     """An actor's clock. Ticks are whole seconds since the Unix epoch and never go back."""
 
     def milliseconds(self) -> int:
-        """Wall-clock milliseconds since the Unix epoch, as other actors would read them."""
+        """Milliseconds since the Unix epoch, as other actors would read them."""
         ...
 
     def tick(self) -> int:
         """The current tick; never smaller than one that was returned before (rule 13)."""
         ...
 
+    def jump_ms(self) -> int:
+        """By how much the machine's clock jumped ahead (or back, below 0) and is not followed."""
+        ...
 
-class RealClock:
-    """The machine's clock, held so that it never goes back."""
+    def confirm(self) -> None:
+        """Follow the machine's clock after a jump: an operator says that it is right."""
+        ...
 
-    def __init__(self) -> None:
+    def not_before(self, tick: int) -> None:
+        """Ticks are never smaller than this one: the ledger has seen it."""
+        ...
+
+
+JUMP_MS = 30_000
+
+
+class SteadyClock:
+    """Two sources of time, held against each other (rule 13).
+
+    The *wall* clock is what the machine believes; it can be set, by hand, by a wrong time server,
+    by a wrong time zone after a boot. The *steady* clock only counts. As long as they agree the
+    wall clock is followed, through drift and small corrections. When it jumps by more than `bound`
+    from one look to the next, it is followed no longer: time goes on as the steady clock says, so
+    that no lease ends early, until the jump is undone or `confirm` is called.
+    """
+
+    def __init__(
+        self, wall_ms: Callable[[], int], steady_ms: Callable[[], int], bound_ms: int = JUMP_MS
+    ) -> None:
+        self._wall_ms = wall_ms
+        self._steady_ms = steady_ms
+        self._bound_ms = bound_ms
+        self._offset = wall_ms() - steady_ms()
+        """What is added to the steady clock to give the time."""
+        self._jump = 0
         self._last = 0
 
     def milliseconds(self) -> int:
-        return time.time_ns() // 1_000_000
+        self._look()
+        return self._steady_ms() + self._offset
 
     def tick(self) -> int:
         self._last = max(self._last, self.milliseconds() // 1000)
         return self._last
+
+    def jump_ms(self) -> int:
+        self._look()
+        return self._jump
+
+    def confirm(self) -> None:
+        self._offset = self._wall_ms() - self._steady_ms()
+        self._jump = 0
+
+    def not_before(self, tick: int) -> None:
+        self._last = max(self._last, tick)
+        ahead = tick * 1000 - self.milliseconds()
+        if ahead > self._bound_ms:  # the machine came up with a clock of the past
+            self._offset += ahead
+
+    def _look(self) -> None:
+        offset = self._wall_ms() - self._steady_ms()
+        apart = offset - self._offset
+        if abs(apart) <= self._bound_ms:
+            self._offset, self._jump = offset, 0
+        else:
+            self._jump = apart
+
+
+class RealClock(SteadyClock):
+    """The machine's clocks. The steady one counts while the machine sleeps, too."""
+
+    def __init__(self, bound_ms: int = JUMP_MS) -> None:
+        super().__init__(
+            lambda: time.time_ns() // 1_000_000,
+            lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
+            bound_ms,
+        )
 
 
 class Entropy(Protocol):

@@ -2,19 +2,21 @@
 
 A *handler* configures one unit. The authority's handlers are `setup`, `teardown` and `probe`;
 the guest's are `join` and `leave`. Each is idempotent: it may be run again after a crash, with the
-same job, and must then leave the unit as one run would have.
+same job, and must then leave the unit as one run would have. Beside them, `survey` and `mend` hold
+what is on the units, and written about them elsewhere, against what the ledger says.
 
-A handler ends in one of three ways: it returns; it raises `HandlerFailed`, which blames the unit
-(the authority tries another one and quarantines this); or it raises `Unavailable`, which blames
+A handler ends in one of four ways: it returns; it raises `HandlerFailed`, which blames the unit
+(the authority tries another one and quarantines this); it raises `Unsuitable`, which blames what
+the lease asks for (the lease is refused, the unit is not); or it raises `Unavailable`, which blames
 nobody (a directory that is down), and is run again after a pause.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
@@ -24,6 +26,10 @@ Log = Callable[[str], None]
 
 class HandlerFailed(Exception):
     """This unit could not be configured; the message says what failed, for a person."""
+
+
+class Unsuitable(Exception):
+    """What the lease asks for can be set up on no unit; the message says what, for a person."""
 
 
 class Unavailable(Exception):
@@ -53,6 +59,19 @@ class UnitJob:
     """Unit properties that earlier handlers of this assignment returned."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One thing that is not as the ledger says."""
+
+    unit: str
+    """The unit's name; empty for what belongs to no unit, such as a slice's entry without hosts."""
+    where: str
+    """`node` or `directory`, or what else a driver keeps."""
+    what: str
+    """For a person: `account s-blue`, `key SHA256:...`, `process 4711 of s-blue`, a DN."""
+    fault: Literal["left over", "missing", "changed"]
+
+
 class Driver(Protocol):
     """Authority side: prepares a unit for a lease, and takes the lease off it again."""
 
@@ -70,7 +89,30 @@ class Driver(Protocol):
         ...
 
     async def probe(self, job: UnitJob, log: Log) -> None:
-        """Check that the unit is fit for use; raises `HandlerFailed` when it is not."""
+        """Check that the unit is fit for use; raises `HandlerFailed` when it is not.
+
+        With a lease in the job: that the unit still works for it; otherwise that it is empty.
+        """
+        ...
+
+    async def survey(self, jobs: Sequence[UnitJob], log: Log) -> Sequence[Difference]:
+        """Compare what is there with what should be; changes nothing.
+
+        `jobs` are all units of the pool that nothing is being done to. A job without a lease says
+        that the unit is idle: nothing of any guest should be there, or be written about it. A unit
+        that can not be looked at is a difference itself. Raises `Unavailable`.
+        """
+        ...
+
+    async def mend(
+        self, differences: Sequence[Difference], job: UnitJob | None, log: Log
+    ) -> None:
+        """Make things as the job says: all of these differences are about its unit.
+
+        With a lease in the job, what is missing is made again; otherwise all that is any guest's
+        is taken away, and this is checked. The job is None for differences that have no unit.
+        What has come right meanwhile is left alone. Raises `HandlerFailed` or `Unavailable`.
+        """
         ...
 
     async def close(self) -> None:

@@ -96,7 +96,7 @@ class Actor(Generic[RoleT]):
         self._wakes: dict[tuple[str, Key], int] = {}
         """The tick that each thing is to be woken at; other entries of the heap are outdated."""
         self._couriers: dict[str, Courier] = {}
-        self._handling = Handling(performer, clock, entropy, self._ended, self._tell)
+        self.handling = Handling(performer, clock, entropy, self._ended, self._tell)
         self._windows: OrderedDict[str, OrderedDict[int, asyncio.Future[bytes]]] = OrderedDict()
         self._known: dict[str, PublicKey] = {}
         self._watchers: defaultdict[Key, set[asyncio.Event]] = defaultdict(set)
@@ -121,7 +121,7 @@ class Actor(Generic[RoleT]):
         self._stopped = True
         self._refuse_all(self._queue, "the actor is stopping")
         await asyncio.gather(*(courier.stop() for courier in self._couriers.values()))
-        await self._handling.stop()
+        await self.handling.stop()
         self._writer.shutdown(wait=True)
         self._ledger.close()
 
@@ -374,7 +374,7 @@ class Actor(Generic[RoleT]):
             if line.unacked or kid in self._couriers:
                 self._courier(kid).put(kind, key, line.unacked)
         if kind == "lease":
-            self._handling.update(key, kept.work)
+            self.handling.update(key, kept.work)
         if kept.wake is not None and self._wakes.get((kind, key)) != kept.wake:
             self._wakes[kind, key] = kept.wake
             heapq.heappush(self._timers, (kept.wake, kind, key))

@@ -29,6 +29,7 @@ from shirako.core.authority import (
     SiteState,
     Spent,
     Unassigned,
+    UnitLost,
     UnitsFreed,
     Unspend,
 )
@@ -89,7 +90,7 @@ class Authority(Role[SiteLease]):
         self._spending: dict[str, Calendar] = {}
         """Digest of a claim -> what of it is redeemed, per instant (rule 4)."""
         self._held: dict[str, dict[Key, None]] = {}
-        """By type: redeems that wait for units, in the order in which they came."""
+        """By type: leases that wait for units, in the order in which they came."""
         self.loaded()
 
     # Books ------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ class Authority(Role[SiteLease]):
 
     def _hold(self, lease: SiteLease) -> None:
         waiting = self._held.setdefault(lease.type, {})
-        if lease.state is SiteState.REDEEMING and lease.reason:
+        if (lease.state is SiteState.REDEEMING and lease.reason) or lease.missing:
             waiting.setdefault(lease.key)
         else:
             waiting.pop(lease.key, None)
@@ -214,6 +215,31 @@ class Authority(Role[SiteLease]):
             first = unit.quarantined or quarantine.reason  # what failed first is what to mend
             self._keep_unit(replace(unit, owner=None, quarantined=first))
 
+    def unit_lost(self, name: str, reason: str, now: int, by: str) -> None:
+        """The unit is not fit for use: no lease gets it until its quarantine is lifted.
+
+        An active lease gets another one in its place; one that is being set up or torn down is
+        left to its handler.
+        """
+        unit = self.units[name]
+        lease = self.leases.get(unit.owner) if unit.owner else None
+        active = lease is not None and lease.state is SiteState.ACTIVE
+        if lease is not None and active and any(a.unit == name for a in lease.working):
+            self.apply(lease, UnitLost(now=now, unit=name, epoch=unit.epoch, reason=reason), by)
+        elif not unit.quarantined:
+            self._keep_unit(replace(unit, quarantined=reason))
+
+    def fresh_epoch(self, name: str, now: int) -> int:
+        """A new epoch for a unit that is no lease's, to act on it in the site's own name.
+
+        Raises `Refused` when a lease has it.
+        """
+        unit = self.units[name]
+        if unit.owner is not None:
+            raise Refused("busy", f"{name} is in use by the lease {unit.owner[1]}", retry=True)
+        self._keep_unit(replace(unit, epoch=max(unit.epoch + 1, now)))
+        return self.units[name].epoch
+
     def lift_quarantine(self, name: str, now: int) -> None:
         """Hand the unit out again: whoever calls this has checked it."""
         unit = self.units[name]
@@ -232,7 +258,10 @@ class Authority(Role[SiteLease]):
             free.pop(number, None)
 
     def _serve_held(self, kind: str, now: int) -> None:
-        for key in list(self._held.get(kind, ())):
+        """Offer free units to who waits: first to leases that have lost what they were given."""
+        waiting = list(self._held.get(kind, ()))
+        waiting.sort(key=lambda key: self.leases[key].state is not SiteState.ACTIVE)
+        for key in waiting:
             if not self.free[kind]:
                 return
             self.apply(self.leases[key], UnitsFreed(now=now), "clock")

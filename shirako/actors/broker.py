@@ -82,7 +82,7 @@ class Broker(Role[BrokerLease]):
             yield "delegation", delegation.key, delegation
 
     def last_end(self, record: BrokerLease) -> int:
-        return 0  # nothing: a closed record only answers what was under way
+        return max((grant.term.end for grant in record.grants), default=0)
 
     def share(self, delegation: str) -> Share | None:
         held = self.delegations.get(delegation)

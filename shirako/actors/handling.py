@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from shirako.clock import Clock, Entropy
 from shirako.core.machine import HandlerEnded, Key, Work
-from shirako.handlers import HandlerFailed, Log, Unavailable
+from shirako.handlers import HandlerFailed, Log, Unavailable, Unsuitable
 
 UNAVAILABLE_PAUSE_SECONDS = 2.0
 LOG_LINES_MAX = 2000
@@ -34,12 +35,13 @@ class Outcome:
 
 
 class Performer(Protocol):
-    """Does one piece of work; raises `HandlerFailed` or `Unavailable`."""
+    """Does one piece of work; raises what a handler may raise."""
 
     async def perform(self, key: Key, work: Work, tell: Log) -> Outcome: ...
 
-    async def probe(self, unit: str, epoch: int, tell: Log) -> None:
-        """Check a unit that no lease holds, last assigned under `epoch`."""
+    async def probe(self, unit: str, epoch: int, tell: Log, holder: Key | None = None) -> None:
+        """Check a unit that was last assigned under `epoch`: that it still works for the lease
+        `holder`, or without one, that nothing of any lease is left on it."""
         ...
 
     async def close(self) -> None: ...
@@ -62,7 +64,9 @@ class Handling:
         self._ended = ended
         self._tell = tell
         self._tasks: dict[Key, dict[Work, asyncio.Task[None]]] = {}
-        self._units: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._users: Counter[str] = Counter()
+        """How many hold or wait for each lock; a free lock may still have waiters to wake."""
 
     def update(self, key: Key, wanted: tuple[Work, ...]) -> None:
         """Make what runs for one lease match what its record asks for."""
@@ -92,12 +96,22 @@ class Handling:
         pause = work.after - self._clock.tick()
         if pause > 0:
             await asyncio.sleep(pause)
-        lock = self._units[work.unit]
-        async with lock:
+        async with self.alone_with(work.unit):
             event = await self._attempt(key, work)
-        if not lock.locked():
-            self._units.pop(work.unit, None)
         self._ended(key, event)
+
+    @asynccontextmanager
+    async def alone_with(self, unit: str) -> AsyncIterator[None]:
+        """Waits until nothing runs on the unit, and lets nothing start there in the block."""
+        lock = self._locks.setdefault(unit, asyncio.Lock())
+        self._users[unit] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[unit] -= 1
+            if not self._users[unit]:
+                del self._users[unit], self._locks[unit]
 
     async def _attempt(self, key: Key, work: Work) -> HandlerEnded:
         told = 0
@@ -117,6 +131,8 @@ class Handling:
                 await asyncio.sleep(UNAVAILABLE_PAUSE_SECONDS * self._entropy.jitter())
             except HandlerFailed as error:
                 return self._failed(work, str(error))
+            except Unsuitable as error:
+                return self._failed(work, str(error), unsuitable=True)
             except Exception as error:
                 log.exception("%s of %s broke", work.handler, work.unit)
                 return self._failed(work, f"{type(error).__name__}: {error}")
@@ -129,9 +145,13 @@ class Handling:
                     checks=outcome.checks,
                 )
 
-    def _failed(self, work: Work, message: str) -> HandlerEnded:
+    def _failed(self, work: Work, message: str, *, unsuitable: bool = False) -> HandlerEnded:
         return HandlerEnded(
-            now=self._clock.tick(), work=work, ok=False, message=message[:MESSAGE_CHARACTERS_MAX]
+            now=self._clock.tick(),
+            work=work,
+            ok=False,
+            message=message[:MESSAGE_CHARACTERS_MAX],
+            unsuitable=unsuitable,
         )
 
 

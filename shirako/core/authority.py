@@ -3,6 +3,9 @@
 `Assign` asks the assignment policy for units; each assignment of a unit has an epoch of its own
 (rule 11). A unit that fails is swapped for another and quarantined (`Quarantine`); a unit is the
 site's again only after its teardown was verified (`Release`).
+
+A unit that dies while its lease is active (`UnitLost`) is replaced where the pool can. Until then
+the lease is Active and `degraded`, which the guest is told; it waits for units that come free.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ from shirako.core.terms import Term
 HOLD_TICKS = 600
 """How long a redeem that cannot be served yet is held before it is refused (rule 6)."""
 SWAPS_MAX = 8
-"""Units tried in place of failed ones before a lease is given up."""
+"""Units tried in place of failed ones, one after the other, before a lease is given up, or goes on
+with fewer units."""
 TEARDOWN_ATTEMPTS = 3
 TEARDOWN_PAUSE_TICKS = 5
 
@@ -107,6 +111,8 @@ class SiteLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = TEARDOWN_ATTEMPTS
     """How often a teardown is tried before its unit is given up."""
     swaps: int = 0
+    degraded: str = ""
+    """Why fewer units work than were leased; empty: all of them do."""
     answers: int = 0
     """Number of the guest's request that the next update answers."""
     refusal: str = ""
@@ -123,6 +129,18 @@ class SiteLease(Record, frozen=True, kw_only=True, omit_defaults=True):
         """Assignments that count towards the lease."""
         gone = (UnitPhase.CLOSED, UnitPhase.FAILED)
         return tuple(a for a in self.assignments if not a.swapped and a.phase not in gone)
+
+    @property
+    def working(self) -> tuple[Assignment, ...]:
+        """Assignments that the guest has: set up, and not lost."""
+        return tuple(a for a in self.live if a.phase is UnitPhase.ACTIVE)
+
+    @property
+    def missing(self) -> int:
+        """Units of an active lease that were lost, and that another one is wanted for."""
+        if self.state is not SiteState.ACTIVE or self.swaps > SWAPS_MAX:
+            return 0
+        return self.units - len(self.live)
 
 
 # Events --------------------------------------------------------------------------------------
@@ -152,6 +170,14 @@ class UnitsFreed(Event, frozen=True, kw_only=True):
     """Units of the type came free: a held redeem may be served."""
 
     quiet: ClassVar[bool] = True
+
+
+class UnitLost(Event, frozen=True, kw_only=True):
+    """A unit of an active lease does not work any more, under this epoch."""
+
+    unit: str
+    epoch: int
+    reason: str
 
 
 class ExtendLeaseAsked(Event, frozen=True, kw_only=True):
@@ -273,13 +299,15 @@ def handler_ended(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
     if e.ok:
         r = _mark(r, e.work, phase=UnitPhase.ACTIVE, outputs=e.outputs)
         return _active_if_ready(r, me)
+    if e.unsuitable:
+        return _close(replace(r, refusal=f"it can not be set up: {e.message}"), e.now, me)
     return _swap(r, e, me)
 
 
 def _active_if_ready(r: SiteLease, me: Me) -> Step[SiteLease]:
     if any(a.phase is not UnitPhase.ACTIVE for a in r.live) or len(r.live) < r.least_units:
         return Step(r)
-    r = replace(r, state=S.ACTIVE, units=len(r.live), redeemed=True)
+    r = replace(r, state=S.ACTIVE, units=len(r.live), redeemed=True, swaps=0)
     return Step(_tell_guest(_with_lease_token(r, me)))
 
 
@@ -297,9 +325,13 @@ def _swap(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
 
 
 def _swapped_unit_cleaned(r: SiteLease, e: HandlerEnded) -> Step[SiteLease]:
-    """It stays in quarantine whether it was cleaned or not: a probe has to pass first."""
+    """In quarantine it stays there whether it was cleaned or not: a probe has to pass first."""
     phase = UnitPhase.CLOSED if e.ok else UnitPhase.FAILED
-    return Step(_mark(r, e.work, phase=phase, checks=e.checks, message=e.message))
+    r = _mark(r, e.work, phase=phase, checks=e.checks, message=e.message)
+    unit, epoch = e.work.unit, e.work.epoch
+    if e.ok:
+        return Step(r, (Release(unit=unit, epoch=epoch),))
+    return Step(r, (Quarantine(unit=unit, epoch=epoch, reason=f"teardown: {e.message}"),))
 
 
 def prime_another(r: SiteLease, e: Assigned, _me: Me) -> Step[SiteLease]:
@@ -318,6 +350,58 @@ def _fewer_or_none(r: SiteLease, now: int, me: Me) -> Step[SiteLease]:
 
 
 # Active --------------------------------------------------------------------------------------
+
+
+def unit_lost(r: SiteLease, e: UnitLost, me: Me) -> Step[SiteLease]:
+    """Quarantine it, clean it as far as it lets us, ask for another one, tell the guest."""
+    lost = Work(handler="teardown", unit=e.unit, epoch=e.epoch)
+    if not any((a.unit, a.epoch) == (e.unit, e.epoch) for a in r.working):
+        return Step(r)
+    r = _without_ended_swaps(r)
+    r = _mark(r, lost, phase=UnitPhase.CLOSING, swapped=True, message=e.reason)
+    r = replace(r, work=(*r.work, lost), degraded=f"{e.unit} was lost: {e.reason}")
+    quarantine = Quarantine(unit=e.unit, epoch=e.epoch, reason=f"lost: {e.reason}")
+    return Step(_tell_guest(_with_lease_token(r, me)), (quarantine, _missing_units(r)))
+
+
+def _missing_units(r: SiteLease) -> Assign:
+    return Assign(count=r.missing, least=1)
+
+
+def _without_ended_swaps(r: SiteLease) -> SiteLease:
+    """Units that were swapped and are done with: a lease may live long and lose many."""
+    ended = (UnitPhase.CLOSED, UnitPhase.FAILED)
+    kept = tuple(a for a in r.assignments if not (a.swapped and a.phase in ended))
+    return replace(r, assignments=kept)
+
+
+def replacement_ended(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
+    """A handler in an active lease: the set-up of a replacement, or the teardown of the lost."""
+    r = replace(r, work=tuple(w for w in r.work if w != e.work))
+    if e.work.handler == "teardown":
+        return _swapped_unit_cleaned(r, e)
+    if e.ok:
+        r = _mark(r, e.work, phase=UnitPhase.ACTIVE, outputs=e.outputs)
+        whole = len(r.working) == r.units
+        r = replace(r, degraded="" if whole else r.degraded, swaps=0)
+        return Step(_tell_guest(_with_lease_token(r, me)))
+    r = _mark(r, e.work, phase=UnitPhase.CLOSING, swapped=True, message=e.message)
+    clean = Work(handler="teardown", unit=e.work.unit, epoch=e.work.epoch)
+    degraded = f"{e.work.unit}: set-up: {e.message}"
+    r = replace(r, work=(*r.work, clean), degraded=degraded, swaps=r.swaps + 1)
+    if e.unsuitable:
+        return Step(_tell_guest(r))
+    quarantine = Quarantine(unit=e.work.unit, epoch=e.work.epoch, reason=f"set-up: {e.message}")
+    return Step(r, (quarantine, _missing_units(r)))
+
+
+def replace_lost(r: SiteLease, _e: UnitsFreed, _me: Me) -> Step[SiteLease]:
+    return Step(r, (_missing_units(r),) if r.missing else ())
+
+
+def no_replacement(r: SiteLease, _e: Unassigned, _me: Me) -> Step[SiteLease]:
+    """It stays degraded until a unit comes free."""
+    return Step(r)
 
 
 def extend(r: SiteLease, e: ExtendLeaseAsked, me: Me) -> Step[SiteLease]:
@@ -393,7 +477,7 @@ def teardown_ended(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
     effects: tuple[object, ...] = ()
     if e.ok:
         r = _mark(r, e.work, phase=UnitPhase.CLOSED, checks=e.checks)
-        effects = () if swapped else (Release(unit=unit, epoch=epoch),)
+        effects = (Release(unit=unit, epoch=epoch),)
     elif e.work.attempt < r.attempts and not swapped:
         again = replace(
             e.work,
@@ -480,7 +564,7 @@ def answer_from_tombstone(r: SiteLease, e: RedeemAsked | CloseMessage, _me: Me) 
 def retry_teardown(r: SiteLease, _e: RetryAsked, _me: Me) -> Step[SiteLease]:
     failed = [a for a in r.assignments if a.phase is UnitPhase.FAILED and not a.swapped]
     work = tuple(Work(handler="teardown", unit=a.unit, epoch=a.epoch) for a in failed)
-    r = replace(r, state=S.CLOSING, work=work)
+    r = replace(r, state=S.CLOSING, work=work, reason="torn down once more, as an admin asked")
     for w in work:
         r = _mark(r, w, phase=UnitPhase.CLOSING)
     return Step(r)
@@ -504,7 +588,7 @@ def _with_lease_token(r: SiteLease, me: Me) -> SiteLease:
         holder=r.guest.kid,
         reservation=r.id,
         type=r.type,
-        units=tuple(a.unit for a in r.live),
+        units=tuple(a.unit for a in r.working),
         term=r.term,
     )
     return replace(r, lease=me.sign_lease(lease))
@@ -517,9 +601,10 @@ def _tell_guest(r: SiteLease) -> SiteLease:
         answers=r.answers,
         lease=r.lease,
         units=tuple(
-            messages.UnitState(unit=a.unit, epoch=a.epoch, properties=a.outputs) for a in r.live
+            messages.UnitState(unit=a.unit, epoch=a.epoch, properties=a.outputs) for a in r.working
         ),
         reason=r.reason,
+        degraded=r.degraded,
     )
     return say(r, r.guest.kid, update)
 
@@ -541,7 +626,11 @@ TABLE: Table[SiteLease] = {
     (S.PRIMING, Assigned): _A(prime_another, (S.PRIMING,)),
     (S.PRIMING, Unassigned): _A(no_other, (S.PRIMING, S.ACTIVE, *_CLOSING)),
     (S.PRIMING, Woken): _A(term_over, (S.PRIMING, *_CLOSING)),
-    (S.ACTIVE, HandlerEnded): _A(handler_ended, (S.ACTIVE,)),
+    (S.ACTIVE, UnitLost): _A(unit_lost, (S.ACTIVE,)),
+    (S.ACTIVE, HandlerEnded): _A(replacement_ended, (S.ACTIVE,)),
+    (S.ACTIVE, Assigned): _A(prime_another, (S.ACTIVE,)),
+    (S.ACTIVE, Unassigned): _A(no_replacement, (S.ACTIVE,)),
+    (S.ACTIVE, UnitsFreed): _A(replace_lost, (S.ACTIVE,)),
     (S.ACTIVE, ExtendLeaseAsked): _A(extend, (S.ACTIVE,)),
     (S.ACTIVE, ExtendLeaseUnfit): _A(refuse_extension, (S.ACTIVE,)),
     (S.ACTIVE, Woken): _A(term_over, (S.ACTIVE, *_CLOSING)),

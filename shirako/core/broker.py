@@ -201,11 +201,8 @@ def take_back(r: BrokerLease, e: Relinquished, _me: Me) -> Step[BrokerLease]:
 
 def _stuck(grants: tuple[Grant, ...], receipt: Receipt) -> tuple[Grant, ...]:
     """What stays sold until its term is over: units whose teardown failed are nobody's to have."""
-    return tuple(
-        replace(g, units=g.units - receipt.units_freed)
-        for g in grants
-        if g.units > receipt.units_freed
-    )
+    failed = len(receipt.failed_units)
+    return tuple(replace(g, units=min(g.units, failed)) for g in grants if failed)
 
 
 def _freed(
@@ -216,14 +213,15 @@ def _freed(
     whole = receipt.final and any(g.jti in named for g in r.grants)
     freed = tuple(g for g in r.grants if whole or g.jti in named)
     kept = tuple(g for g in r.grants if g not in freed)
+    failed = len(receipt.failed_units)
     effects = tuple(
         Free(
             delegation=g.delegation,
-            units=min(g.units, receipt.units_freed),
+            units=g.units - failed,
             term=Term(max(g.term.start, receipt.tick), g.term.end),
         )
         for g in freed
-        if receipt.tick < g.term.end and receipt.units_freed
+        if receipt.tick < g.term.end and g.units > failed
     )
     return freed, kept, effects
 
@@ -242,6 +240,14 @@ def leave_tombstone(r: BrokerLease, e: Relinquished, _me: Me) -> Step[BrokerLeas
     """A Relinquish that overtook its Ticket, or came again: what follows is answered closed."""
     r = replace(r, state=S.CLOSED, asked=e.message.n, wake=None)
     return Step(r if e.message.receipt else _closed(r))
+
+
+def take_rest(r: BrokerLease, e: Relinquished, me: Me) -> Step[BrokerLease]:
+    """A second receipt: units whose teardown had failed were cleaned after all."""
+    if e.receipt is None or not e.receipt.final:
+        return leave_tombstone(r, e, me)
+    freed, _, effects = _freed(r, e.receipt)
+    return Step(replace(r, grants=_stuck(freed, e.receipt)) if freed else r, effects)
 
 
 def _answer(r: BrokerLease, ticket: Ticket, offer: Offer) -> BrokerLease:
@@ -285,5 +291,5 @@ TABLE: Table[BrokerLease] = {
     **{(state, Woken): _A(term_over, (S.CLOSED,)) for state in _LIVE},
     (S.CLOSED, TicketAsked): _A(answer_closed_request, (S.CLOSED,)),
     (S.CLOSED, ExtendTicketAsked): _A(answer_closed_request, (S.CLOSED,)),
-    (S.CLOSED, Relinquished): _A(leave_tombstone, (S.CLOSED,)),
+    (S.CLOSED, Relinquished): _A(take_rest, (S.CLOSED,)),
 }

@@ -94,6 +94,10 @@ class GuestLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     receipt: str = ""
     held: tuple[UnitState, ...] = ()
     joined: tuple[str, ...] = ()
+    gone: tuple[UnitState, ...] = ()
+    """Units that were lost, and whose leave handler still runs."""
+    degraded: str = ""
+    """Why fewer units work than were leased; empty: all of them do."""
     answer: Answer | None = None
     closing: str = ""
     """What to call the end once it is there: the reason of the close."""
@@ -106,6 +110,11 @@ class GuestLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     """What the broker said beside its last answer: what caps the term, or what would work."""
     fingerprint: str = ""
     """Digest of the request that made this lease, to tell a repetition from a mix-up."""
+
+    def unit(self, name: str, epoch: int) -> UnitState | None:
+        """A unit that the guest holds, or that was lost and still has to be left."""
+        units = (*self.held, *self.gone)
+        return next((u for u in units if (u.unit, u.epoch) == (name, epoch)), None)
 
 
 # Events --------------------------------------------------------------------------------------
@@ -269,9 +278,10 @@ def _with_lease(r: GuestLease, e: LeaseUpdated) -> GuestLease:
         r,
         lease=e.message.lease,
         held=e.message.units,
-        units=len(e.message.units),
+        units=r.units if e.message.degraded else len(e.message.units),
         term=e.term or r.term,
         reason=e.message.reason,
+        degraded=e.message.degraded,
     )
 
 
@@ -293,15 +303,14 @@ def join(r: GuestLease, _e: Unblocked, _me: Me) -> Step[GuestLease]:
 
 def join_ended(r: GuestLease, e: HandlerEnded, me: Me) -> Step[GuestLease]:
     r = _without(r, e.work)
-    if e.ok:
+    if e.work.handler == "leave":
+        left = (e.work.unit, e.work.epoch)
+        r = replace(r, gone=tuple(u for u in r.gone if _assignment(u) != left))
+    elif e.ok:
         r = replace(r, joined=(*r.joined, e.work.unit))
     else:
         r = replace(r, reason=f"{e.work.unit} did not join: {e.message}")
-    if r.work:
-        return Step(r)
-    if not r.joined:
-        return _say_close(r, f"no unit joined; {r.reason}", me)
-    return Step(replace(r, state=S.ACTIVE), CONSIDER)
+    return _joined_or_joining(r, me)
 
 
 def snapshot(r: GuestLease, e: LeaseUpdated, me: Me) -> Step[GuestLease]:
@@ -309,6 +318,41 @@ def snapshot(r: GuestLease, e: LeaseUpdated, me: Me) -> Step[GuestLease]:
     if e.message.closed:
         return _closed_by_site(r, e, me)
     return Step(_with_lease(r, e))
+
+
+def snapshot_while_joined(r: GuestLease, e: LeaseUpdated, me: Me) -> Step[GuestLease]:
+    """The same, where units may have been lost and replaced: those leave, these join."""
+    if e.message.closed:
+        return _closed_by_site(r, e, me)
+    return _joined_or_joining(_exchange_units(r, _with_lease(r, e)), me)
+
+
+def _exchange_units(before: GuestLease, r: GuestLease) -> GuestLease:
+    if not r.joins:
+        return r
+    now, then = set(map(_assignment, r.held)), set(map(_assignment, before.held))
+    lost = tuple(u for u in before.held if _assignment(u) not in now)
+    new = tuple(u for u in r.held if _assignment(u) not in then)
+    left = tuple(u for u in lost if u.unit in before.joined)
+    work = tuple(w for w in r.work if (w.unit, w.epoch) not in set(map(_assignment, lost)))
+    work += tuple(Work(handler="leave", unit=u.unit, epoch=u.epoch) for u in left)
+    work += tuple(Work(handler="join", unit=u.unit, epoch=u.epoch) for u in new)
+    lost_names = {u.unit for u in lost}
+    joined = tuple(name for name in r.joined if name not in lost_names)
+    return replace(r, work=work, joined=joined, gone=(*r.gone, *left))
+
+
+def _assignment(unit: UnitState) -> tuple[str, int]:
+    return (unit.unit, unit.epoch)
+
+
+def _joined_or_joining(r: GuestLease, me: Me) -> Step[GuestLease]:
+    """While joining: the lease is active as soon as nothing is left to join."""
+    if r.state is not S.JOINING or r.work or not r.held:
+        return Step(r)
+    if not r.joined:
+        return _say_close(r, f"no unit joined; {r.reason}", me)
+    return Step(replace(r, state=S.ACTIVE), CONSIDER)
 
 
 def _closed_by_site(r: GuestLease, e: LeaseUpdated, me: Me) -> Step[GuestLease]:
@@ -376,7 +420,7 @@ def redeem_extension(r: GuestLease, e: Unblocked, _me: Me) -> Step[GuestLease]:
 def extended(r: GuestLease, e: LeaseUpdated, me: Me) -> Step[GuestLease]:
     if e.message.closed:
         return _closed_by_site(r, e, me)
-    grown = _with_lease(r, e)
+    grown = _exchange_units(r, _with_lease(r, e))
     if r.extended is None or grown.term.end < r.extended.end:
         return Step(grown)  # an older snapshot that crossed the request
     return Step(
@@ -397,7 +441,8 @@ def leave(r: GuestLease, e: CloseAsked, me: Me) -> Step[GuestLease]:
     if not joined:
         return _say_close(replace(r, work=()), e.reason, me)
     work = tuple(Work(handler="leave", unit=u.unit, epoch=u.epoch) for u in joined)
-    r = replace(r, state=S.LEAVING, work=work, closing=e.reason, wake=max(e.now + 1, r.term.end))
+    wake = max(e.now + 1, r.term.end)
+    r = replace(r, state=S.LEAVING, work=work, gone=(), closing=e.reason, wake=wake)
     return Step(r)
 
 
@@ -504,7 +549,9 @@ TABLE: Table[GuestLease] = {
     (S.LEASED, LeaseUpdated): _A(snapshot, (S.LEASED, *_ENDED_BY_SITE)),
     (S.LEASED, CloseAsked): _LEAVE,
     (S.JOINING, HandlerEnded): _A(join_ended, (S.JOINING, S.ACTIVE, S.CLOSE_WAIT)),
-    (S.JOINING, LeaseUpdated): _A(snapshot, (S.JOINING, *_ENDED_BY_SITE)),
+    (S.JOINING, LeaseUpdated): _A(
+        snapshot_while_joined, (S.JOINING, S.ACTIVE, S.CLOSE_WAIT, *_ENDED_BY_SITE)
+    ),
     (S.JOINING, CloseAsked): _LEAVE,
     (S.ACTIVE, ExtendAsked): _A(ask_extension, (S.EXTENDING_TICKET,)),
     **{(state, WakeLater): _A(wake_later, (state,)) for state in _CONSIDERED},
@@ -516,9 +563,11 @@ TABLE: Table[GuestLease] = {
     (S.ACTIVE_TICKETED, Unblocked): _A(redeem_extension, (S.EXTENDING_LEASE,)),
     (S.EXTENDING_LEASE, LeaseUpdated): _A(extended, (S.EXTENDING_LEASE, S.ACTIVE, *_ENDED_BY_SITE)),
     (S.EXTENDING_LEASE, Refused): _A(refused_extension, (S.ACTIVE,)),
-    (S.ACTIVE, LeaseUpdated): _A(snapshot, (S.ACTIVE, *_ENDED_BY_SITE)),
-    (S.EXTENDING_TICKET, LeaseUpdated): _A(snapshot, (S.EXTENDING_TICKET, *_ENDED_BY_SITE)),
-    (S.ACTIVE_TICKETED, LeaseUpdated): _A(snapshot, (S.ACTIVE_TICKETED, *_ENDED_BY_SITE)),
+    **{
+        (state, LeaseUpdated): _A(snapshot_while_joined, (state, *_ENDED_BY_SITE))
+        for state in (S.ACTIVE, S.EXTENDING_TICKET, S.ACTIVE_TICKETED)
+    },
+    **{(state, HandlerEnded): _A(join_ended, (state,)) for state in _HELD},
     **{(state, CloseAsked): _LEAVE for state in _HELD},
     (S.LEAVING, HandlerEnded): _A(leave_ended, (S.LEAVING, S.CLOSE_WAIT)),
     (S.LEAVING, Woken): _A(leave_no_longer, (S.CLOSE_WAIT,)),

@@ -83,6 +83,8 @@ class HandlerEnded(Event, frozen=True, kw_only=True):
     outputs: dict[str, str] = {}
     checks: tuple[str, ...] = ()
     message: str = ""
+    unsuitable: bool = False
+    """What the lease asks for failed, not the unit."""
 
 
 class Woken(Event, frozen=True, kw_only=True):

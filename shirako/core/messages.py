@@ -119,6 +119,8 @@ class UpdateLease(Numbered, frozen=True, kw_only=True, tag="UpdateLease"):
     close_failed: bool = False
     receipt: str = ""
     reason: str = ""
+    degraded: str = ""
+    """Why fewer units work than the lease promises; empty: all of them do."""
 
 
 class Failed(Numbered, frozen=True, kw_only=True, tag="Failed"):

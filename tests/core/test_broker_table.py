@@ -17,7 +17,7 @@ SECOND = Grant(delegation="d2", units=3, term=Term(150, 200), jti="t2", chain=CH
 ME = me_of("broker")
 
 
-def receipt(freed: int, tick: int, *claims: str) -> Relinquished:
+def receipt(freed: int, tick: int, *claims: str, failed: int = 0) -> Relinquished:
     said = Receipt(
         jti="r",
         issuer=SITE.kid,
@@ -28,6 +28,7 @@ def receipt(freed: int, tick: int, *claims: str) -> Relinquished:
         tick=tick,
         redeemed=True,
         final=True,
+        failed_units=tuple(f"n{number}" for number in range(failed)),
     )
     message = messages.Relinquish(rid="L1", holder=GUEST.kid, n=9, receipt="token")
     return Relinquished(now=tick, message=message, sender=GUEST.kid, receipt=said)
@@ -56,10 +57,26 @@ def test_a_receipt_frees_what_is_left_of_every_grant(tick: int) -> None:
 def test_units_whose_teardown_failed_stay_sold_until_the_term_is_over() -> None:
     """CONSERVE and rule 12: after a crash, too, since the grants are what is loaded."""
     record = replace(broker_record(BrokerState.TICKETED), grants=(FIRST, SECOND))
-    step = machine.step(broker.TABLE, record, receipt(1, 120, "t1"), ME)
+    step = machine.step(broker.TABLE, record, receipt(1, 120, "t1", failed=2), ME)
     assert step.record.state is BrokerState.CLOSED
     assert [g.units for g in step.record.grants] == [2, 2]
     assert [(e.units, e.term.start) for e in step.effects] == [(1, 120), (1, 150)]
+
+
+def test_units_that_were_cleaned_after_all_are_freed_once() -> None:
+    """CONSERVE: the second receipt frees what the first did not, and no copy frees more."""
+    record = replace(broker_record(BrokerState.TICKETED), grants=(FIRST, SECOND))
+    first = receipt(1, 120, "t1", failed=2)
+    record = machine.step(broker.TABLE, record, first, ME).record
+    again = machine.step(broker.TABLE, record, first, ME)
+    assert (again.record.grants, again.effects) == (record.grants, ())
+    second = receipt(3, 130, "t1")
+    step = machine.step(broker.TABLE, record, second, ME)
+    assert step.record.grants == ()
+    assert [(e.units, e.term.start) for e in step.effects] == [(2, 130), (2, 150)]
+    for late in (first, second):
+        after = machine.step(broker.TABLE, step.record, late, ME)
+        assert (after.record.grants, after.effects) == ((), ())
 
 
 def test_a_receipt_for_other_claims_frees_nothing() -> None:

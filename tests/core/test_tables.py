@@ -191,6 +191,9 @@ SITE_EVENTS: dict[type[Event], Make] = {
     authority.Assigned: lambda _: [authority.Assigned(now=NOW, units=(("n2", 7),))],
     authority.Unassigned: lambda _: [authority.Unassigned(now=NOW, reason="none are free")],
     authority.UnitsFreed: lambda _: [authority.UnitsFreed(now=NOW)],
+    authority.UnitLost: lambda _: [
+        authority.UnitLost(now=NOW, unit=unit, epoch=1, reason="dead") for unit in ("n1", "other")
+    ],
     authority.ExtendLeaseAsked: lambda _: [
         authority.ExtendLeaseAsked(now=now, message=EXTEND, spent=(), end=300) for now in (NOW, 200)
     ],

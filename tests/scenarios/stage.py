@@ -15,6 +15,7 @@ from shirako.actors.broker import Broker
 from shirako.actors.role import Refused, Role
 from shirako.actors.service_manager import ServiceManager
 from shirako.core import messages
+from shirako.core.authority import RetryAsked
 from shirako.core.machine import HandlerEnded, Key, Work, state_of
 from shirako.core.messages import Message, Offer
 from shirako.core.terms import Term
@@ -117,6 +118,23 @@ class Stage:
         self.turn(
             self._name[key[0]], lambda role: role.close(key, "no longer needed", self.now, "me")
         )
+
+    def lost(self, unit: str, why: str) -> None:
+        self.turn("site", lambda role: role.unit_lost(unit, why, self.now, "probe"))
+
+    def release(self, unit: str) -> None:
+        """An admin has cleaned and checked it."""
+
+        def act(role: Authority) -> None:
+            role.fresh_epoch(unit, self.now)
+            role.lift_quarantine(unit, self.now)
+
+        self.turn("site", act)
+
+    def retry(self, name: str) -> None:
+        key = self.key(name)
+        event = RetryAsked(now=self.now)
+        self.turn("site", lambda role: role.apply(role.leases[key], event, "admin"))
 
     def deliver(self, sender: str, receiver: str, *, answered: bool = True) -> bool:
         """The sender's outbox for the receiver arrives; whether there was anything to deliver."""

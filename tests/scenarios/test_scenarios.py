@@ -9,6 +9,7 @@ start with `#` are for the reader. The commands:
     fails HANDLER UNIT WHY.. ; works HANDLER UNIT
     down ACTOR ; up ACTOR ; crash ACTOR       tick N ; settle ; show LEASE
     extend LEASE END [least END]              close LEASE
+    lost UNIT WHY.. ; release UNIT            retry LEASE
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class Script:
             "show": self._show,
             "extend": self._extend,
             "close": lambda words: self.stage.close(words[0]),
+            "lost": lambda words: self.stage.lost(words[0], " ".join(words[1:])),
+            "release": lambda words: self.stage.release(words[0]),
+            "retry": lambda words: self.stage.retry(words[0]),
         }
 
     def play(self, text: str) -> str:
@@ -106,6 +110,7 @@ class Script:
                 continue
             term = f"[{record.term.start},{record.term.end})"
             reason = f" - {record.reason}" if record.reason else ""
+            reason += f" - degraded: {record.degraded}" if getattr(record, "degraded", "") else ""
             state = self.stage.state(actor, words[0])
             self.stage.trace.append(f"{actor}: {state} {record.units} units {term}{reason}")
         for unit in self.stage.site.units.values():
