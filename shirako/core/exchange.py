@@ -2,8 +2,9 @@
 
 At least once plus idempotent is exactly once in effect: the sender keeps a message until the
 peer's side has it durably, and sends it again with the *same* number after a crash; the receiver
-takes each number once. A newer request or update makes an older one pointless and replaces it;
-refusals (`Failed`) stay until they are delivered, since somebody waits for each of them.
+takes each number once. A newer request or update makes an older one pointless and replaces it. A
+refusal (`Failed`) replaces nothing, since it says nothing of what the last update said, and is
+replaced by nothing, since somebody waits for it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from shirako.core.messages import Failed, Message, UpdateLease, UpdateTicket
+
+REFUSALS_MAX = 4
+"""Refusals kept for a peer that takes none of them: of older ones it no longer waits for any."""
 
 
 class Arrival(Enum):
@@ -45,7 +49,13 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def say(self, message: Message) -> Line:
         """The line with `message` numbered and put out."""
         numbered = replace(message, n=self.sent + 1)
-        kept = tuple(m for m in self.unacked if isinstance(m, Failed))
+        refusals = tuple(m for m in self.unacked if isinstance(m, Failed))
+        if not isinstance(message, Failed):
+            kept = refusals
+        elif len(refusals) < REFUSALS_MAX:
+            kept = self.unacked
+        else:
+            kept = tuple(m for m in self.unacked if m is not refusals[0])
         return replace(self, sent=numbered.n, last=numbered, unacked=(*kept, numbered))
 
     def say_again(self, n: int) -> Line:

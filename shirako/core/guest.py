@@ -492,7 +492,7 @@ def _end_state(r: GuestLease) -> GuestState:
     return S.FAILED if r.refused else S.CLOSED
 
 
-def late_receipt(r: GuestLease, e: LeaseUpdated, _me: Me) -> Step[GuestLease]:
+def late_receipt(r: GuestLease, e: LeaseUpdated | Refused, _me: Me) -> Step[GuestLease]:
     """The site answers after all: the broker may still learn of what is left of the term."""
     if r.receipt or not e.message.receipt:
         return Step(r)
@@ -577,7 +577,9 @@ TABLE: Table[GuestLease] = {
     (S.CLOSE_WAIT, Woken): _A(closed_without_receipt, (S.CLOSED, S.FAILED)),
     (S.CLOSE_WAIT, TicketUpdated): _A(ignore, (S.CLOSE_WAIT,)),
     (S.CLOSED, LeaseUpdated): _A(late_receipt, (S.CLOSED,)),
+    (S.CLOSED, Refused): _A(late_receipt, (S.CLOSED,)),
     (S.CLOSED, TicketUpdated): _A(ignore, (S.CLOSED,)),
     (S.FAILED, TicketUpdated): _A(ignore, (S.FAILED,)),
     (S.FAILED, LeaseUpdated): _A(late_receipt, (S.FAILED,)),
+    (S.FAILED, Refused): _A(late_receipt, (S.FAILED,)),
 }

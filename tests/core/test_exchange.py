@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shirako.core.exchange import Arrival, Line
+from shirako.core.exchange import REFUSALS_MAX, Arrival, Line
 from shirako.core.messages import (
     Close,
     ExtendTicket,
@@ -89,15 +89,17 @@ class ExchangeMachine(RuleBasedStateMachine):
         assert numbers == sorted(set(numbers))
         others = [m for m in self.sender.unacked if not isinstance(m, Failed)]
         assert len(others) <= 1
+        assert len(self.sender.unacked) <= REFUSALS_MAX + 1
 
     def teardown(self) -> None:
-        """Once the network works, all that still matters has arrived: refusals and the newest."""
+        """Once the network works, all that still matters has arrived: the newest snapshot or
+        request, and the newest refusals, whichever of the two was said last."""
         if self.sender.unacked:
             self.take(self.sender.unacked)
         taken = {message.n for message in self.taken}
-        assert {m.n for m in self.said if isinstance(m, Failed)} <= taken
-        if self.said:
-            assert self.said[-1].n in taken
+        refusals = [m.n for m in self.said if isinstance(m, Failed)]
+        others = [m.n for m in self.said if not isinstance(m, Failed)]
+        assert {*refusals[-REFUSALS_MAX:], *others[-1:]} <= taken
 
 
 ExchangeMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
