@@ -99,7 +99,7 @@ class Actor(Generic[RoleT]):
         self.handling = Handling(performer, clock, entropy, self._ended, self._tell)
         self._windows: OrderedDict[str, OrderedDict[int, asyncio.Future[bytes]]] = OrderedDict()
         self._known: dict[str, PublicKey] = {}
-        self._watchers: defaultdict[Key, set[asyncio.Event]] = defaultdict(set)
+        self._watchers: defaultdict[Key, dict[asyncio.Event, None]] = defaultdict(dict)
         self._warned: dict[tuple[str, str], int] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._stopped = False
@@ -208,7 +208,7 @@ class Actor(Generic[RoleT]):
     async def changes(self, key: Key) -> AsyncIterator[Record | None]:
         """The record of one lease now, and again after each commit that changed it."""
         changed = asyncio.Event()
-        self._watchers[key].add(changed)
+        self._watchers[key][changed] = None
         try:
             while True:
                 changed.clear()
@@ -216,7 +216,7 @@ class Actor(Generic[RoleT]):
                 yield self.role.leases.get(key)
                 await changed.wait()
         finally:
-            self._watchers[key].discard(changed)
+            self._watchers[key].pop(changed, None)
             if not self._watchers[key]:
                 del self._watchers[key]
 

@@ -103,7 +103,7 @@ class Authority(Role[SiteLease]):
         elif kind == "delegation":
             self.delegations[value.id] = value
             self.batch.changed[kind, key] = value
-            self.acknowledged.discard((kind, key))
+            self.acknowledged.pop((kind, key), None)
         else:
             super().keep(kind, key, value)
             self._hold(value)
@@ -145,7 +145,7 @@ class Authority(Role[SiteLease]):
         delegation = self.delegations[key[1]]
         line = delegation.lines[peer].delivered(n)
         self.delegations[key[1]] = replace(delegation, lines={peer: line})
-        self.acknowledged.add((kind, key))
+        self.acknowledged[kind, key] = None
         return self.delegations[key[1]]
 
     def _hold(self, lease: SiteLease) -> None:

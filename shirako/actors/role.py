@@ -105,8 +105,8 @@ class Role(Generic[R]):
         self.batch = Batch()
         self.skews_ms: dict[str, int] = {}
         """Milliseconds that each peer's clock is ahead of ours, as its envelopes show."""
-        self.acknowledged: set[tuple[str, Key]] = set()
-        """Things of which only deliveries are not stored yet; see `flush`."""
+        self.acknowledged: dict[tuple[str, Key], None] = {}
+        """Things of which only deliveries are not stored yet, in order; see `flush`."""
 
     # Loading ----------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Role(Generic[R]):
             self.leases[key] = value
             self.learn(value)
         self.batch.changed[kind, key] = value
-        self.acknowledged.discard((kind, key))
+        self.acknowledged.pop((kind, key), None)
 
     def learn(self, record: R) -> None:
         """Remember the parties that a record names, as addresses to send to."""
@@ -262,7 +262,7 @@ class Role(Generic[R]):
             return None
         line = record.lines[peer].delivered(n)
         self.leases[key] = replace(record, lines={**record.lines, peer: line})
-        self.acknowledged.add(("lease", key))
+        self.acknowledged["lease", key] = None
         return self.leases[key]
 
     def flush(self) -> None:
