@@ -29,6 +29,7 @@ from shirako.core.authority import (
     SiteState,
     Spent,
     Unassigned,
+    UnitCleaned,
     UnitLost,
     UnitsFreed,
     Unspend,
@@ -241,9 +242,14 @@ class Authority(Role[SiteLease]):
         return self.units[name].epoch
 
     def lift_quarantine(self, name: str, now: int) -> None:
-        """Hand the unit out again: whoever calls this has checked it."""
+        """Hand the unit out again: whoever calls this has cleaned it, under an epoch of its own
+        (`fresh_epoch`), and checked it."""
         unit = self.units[name]
         self._keep_unit(replace(unit, quarantined=""))
+        ending = (SiteState.CLOSING, SiteState.CLOSE_FAILED)
+        for lease in [lease for lease in self.leases.values() if lease.state in ending]:
+            if any(a.unit == name and a.epoch < unit.epoch for a in lease.assignments):
+                self.apply(lease, UnitCleaned(now=now, unit=name), "site")
         self._serve_held(unit.type, now)
 
     def _keep_unit(self, unit: Unit) -> None:

@@ -160,8 +160,9 @@ class Role(Generic[R]):
             until = last + self.me.skew + TOMBSTONE_TICKS
             result = result._replace(record=replace(result.record, wake=until))
         self.keep("lease", record.key, result.record)
-        worth_a_line = not event.quiet or result.record.reason != record.reason
-        if after is not before or (worth_a_line and not after.final):
+        new_reason = result.record.reason != record.reason
+        # what comes in at an end has no line of its own: whoever sends it could fill the log
+        if after is not before or new_reason or not (event.quiet or after.final):
             self.tell(result.record, event.now, type(event).__name__, by, result.record.reason)
         for effect in result.effects:
             try:

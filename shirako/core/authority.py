@@ -212,6 +212,12 @@ class RetryAsked(Event, frozen=True, kw_only=True):
     """An admin wants the failed teardown tried again."""
 
 
+class UnitCleaned(Event, frozen=True, kw_only=True):
+    """A unit whose teardown had failed was cleaned and checked in the site's own name."""
+
+    unit: str
+
+
 # Effects -------------------------------------------------------------------------------------
 
 
@@ -570,6 +576,20 @@ def retry_teardown(r: SiteLease, _e: RetryAsked, _me: Me) -> Step[SiteLease]:
     return Step(r)
 
 
+def cleaned_after_all(r: SiteLease, e: UnitCleaned, me: Me) -> Step[SiteLease]:
+    """What is left to tear down there is no more: nobody has to try that again."""
+    dirty = (UnitPhase.FAILED, UnitPhase.CLOSING)
+    assignments = tuple(
+        replace(a, phase=UnitPhase.CLOSED) if a.unit == e.unit and a.phase in dirty else a
+        for a in r.assignments
+    )
+    if assignments == r.assignments:
+        return Step(r)
+    work = tuple(w for w in r.work if w.unit != e.unit)
+    r = replace(r, assignments=assignments, work=work, reason=f"{e.unit} was cleaned after all")
+    return Step(r) if r.work else _settle(r, e.now, me)
+
+
 # Shared --------------------------------------------------------------------------------------
 
 
@@ -643,6 +663,8 @@ TABLE: Table[SiteLease] = {
     (S.CLOSING, CloseMessage): _A(close_again, (S.CLOSING,)),
     (S.CLOSING, ExtendLeaseUnfit): _A(refuse_extension, (S.CLOSING,)),
     (S.CLOSE_FAILED, RetryAsked): _A(retry_teardown, (S.CLOSING,)),
+    (S.CLOSE_FAILED, UnitCleaned): _A(cleaned_after_all, _ENDED),
+    (S.CLOSING, UnitCleaned): _A(cleaned_after_all, _CLOSING),
     **{
         (state, event): _A(answer_from_tombstone, (state,))
         for state in _ENDED
