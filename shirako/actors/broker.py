@@ -13,17 +13,26 @@ from itertools import islice
 from typing import Any, ClassVar
 
 import msgspec
+from msgspec.structs import replace
 
 from shirako.actors.role import Kept, Refused, Role
 from shirako.core import broker as machine
 from shirako.core import messages
 from shirako.core.broker import Allocate, BrokerLease, BrokerState, Denied, Free, Grant, Granted
 from shirako.core.calendar import Calendar
-from shirako.core.claims import Chain, Claim, Party, Receipt, Unfit, check_chain
-from shirako.core.delegation import Delegation
+from shirako.core.claims import (
+    CHAIN_LENGTH_MAX,
+    Chain,
+    Claim,
+    Party,
+    Receipt,
+    Unfit,
+    check_chain,
+)
+from shirako.core.delegation import Delegation, pushed
 from shirako.core.exchange import Line
 from shirako.core.machine import Event, Key, Me
-from shirako.core.messages import Message
+from shirako.core.messages import NAME_CHARACTERS_MAX, Message
 from shirako.core.policy import Allocation, Declined, Demanded, Given, Share
 from shirako.core.properties import fault, name_fault
 from shirako.core.terms import Term
@@ -37,6 +46,7 @@ class Broker(Role[BrokerLease]):
     kinds: ClassVar[dict[str, type[msgspec.Struct]]] = {
         "lease": BrokerLease,
         "delegation": Delegation,
+        "given": Delegation,
     }
 
     def __init__(
@@ -46,12 +56,16 @@ class Broker(Role[BrokerLease]):
         guests: dict[str, Party],
         policy: Allocation,
     ) -> None:
-        """`suppliers` may hand us delegations, `guests` may ask for tickets; by thumbprint."""
+        """`suppliers` may hand us delegations, `guests` may ask for tickets, and brokers among
+        them be given delegations; by thumbprint."""
         super().__init__(me, machine.TABLE, {**suppliers, **guests})
         self.suppliers = suppliers
         self.guests = guests
         self.policy = policy
         self.delegations: dict[str, Delegation] = {}
+        """Those that we hold, by id."""
+        self.given: dict[str, Delegation] = {}
+        """Those that we gave to brokers below us, by id."""
         self.shares: dict[str, list[Share]] = {}
         self._claims: dict[str, Claim] = {}
         """Delegation id -> the verified claim that its chain ends in."""
@@ -60,26 +74,38 @@ class Broker(Role[BrokerLease]):
     # Books ------------------------------------------------------------------------------------
 
     def keep(self, kind: str, key: Key, value: Any) -> None:
-        if kind == "delegation":
-            self.delegations[value.id] = value
+        if kind in ("delegation", "given"):
+            (self.given if kind == "given" else self.delegations)[value.id] = value
             self.batch.changed[kind, key] = value
+            self.acknowledged.pop((kind, key), None)
         else:
             super().keep(kind, key, value)
 
     def find(self, kind: str, key: Key) -> Any:
+        if kind == "given":
+            return self.given.get(key[1])
         return self.delegations.get(key[1]) if kind == "delegation" else super().find(kind, key)
 
     def loaded(self) -> None:
         for delegation in self.delegations.values():
             self._open_share(delegation)
-        for grant in self._grants():
-            self._restore(grant)
+        self._restore()
         super().loaded()
 
     def kept(self) -> Iterator[tuple[str, Key, Kept]]:
         yield from super().kept()
         for delegation in self.delegations.values():
             yield "delegation", delegation.key, delegation
+        for delegation in self.given.values():
+            yield "given", delegation.key, delegation
+
+    def delivered(self, kind: str, key: Key, peer: str, n: int) -> Kept | None:
+        if kind != "given":
+            return super().delivered(kind, key, peer, n)
+        given = self.given[key[1]]
+        self.given[key[1]] = replace(given, lines={peer: given.lines[peer].delivered(n)})
+        self.acknowledged[kind, key] = None
+        return self.given[key[1]]
 
     def last_end(self, record: BrokerLease) -> int:
         return max((grant.term.end for grant in record.grants), default=0)
@@ -105,11 +131,19 @@ class Broker(Role[BrokerLease]):
         if share is not None:
             share.calendar.book(grant.units, grant.term)
 
-    def _restore(self, grant: Grant) -> None:
-        """Book what was sold before; a delegation that has shrunk since may be exceeded by it."""
-        share = self.share(grant.delegation)
-        if share is not None:
-            share.calendar.restore(grant.units, grant.term)
+    def _restore(self, of: str | None = None) -> None:
+        """Book what was sold before, of one delegation or of all.
+
+        A delegation that has shrunk since may be exceeded by it.
+        """
+        for grant in self._grants():
+            share = self.share(grant.delegation) if of in (None, grant.delegation) else None
+            if share is not None:
+                share.calendar.restore(grant.units, grant.term)
+        for given in self.given.values():
+            share = self.share(given.source) if of in (None, given.source) else None
+            if share is not None:
+                share.calendar.restore(given.weight, given.term)
 
     # Decisions --------------------------------------------------------------------------------
 
@@ -299,6 +333,62 @@ class Broker(Role[BrokerLease]):
 
     # Delegations ------------------------------------------------------------------------------
 
+    def delegate(self, wanted: Delegation) -> Delegation:
+        """Give a broker below us a share of what we hold, and put it out; the chain is made here.
+
+        Doing the same again changes nothing. Raises `Refused`.
+        """
+        known = self.given.get(wanted.id)
+        if known is not None:
+            return known
+        if wanted.holder.kid not in self.guests:
+            raise Refused("stranger", "this broker knows no such broker", field="to")
+        source = self._source_of(wanted)
+        held = self.delegations[source]
+        claim = Claim(
+            jti=hashlib.sha256(f"{self.me.party.kid}/{wanted.id}".encode()).hexdigest()[:24],
+            issuer=self.me.party.kid,
+            holder=wanted.holder,
+            type=wanted.type,
+            units=wanted.units,
+            term=wanted.term,
+            digest="",
+            parent=digest(held.chain[-1]),
+            overbooking=wanted.overbooking,
+        )
+        chain: Chain = (*held.chain, self.me.sign_claim(claim))
+        resource = {**held.resource, **wanted.resource}
+        made = pushed(replace(wanted, chain=chain, source=source, resource=resource))
+        self.keep("given", made.key, made)
+        share = self.share(source)
+        if share is not None:
+            share.calendar.book(made.weight, made.term)
+        return made
+
+    def _source_of(self, wanted: Delegation) -> str:
+        """The delegation of ours that has room for it; raises `Refused`."""
+        if len(wanted.id) > NAME_CHARACTERS_MAX:
+            raise Refused(
+                "invalid", f"name: at most {NAME_CHARACTERS_MAX} characters", field="name"
+            )
+        shares = self.shares.get(wanted.type, [])
+        if not shares:
+            raise Refused("unknown_type", f"this broker holds no {wanted.type}", field="type")
+        deep = [
+            s for s in shares if len(self.delegations[s.delegation].chain) < CHAIN_LENGTH_MAX - 1
+        ]
+        able = [s for s in deep if self._claims[s.delegation].overbooking >= wanted.overbooking]
+        free = max((s.calendar.free(wanted.term) for s in able), default=0)
+        for share in able:
+            if share.calendar.free(wanted.term) >= wanted.weight:
+                return share.delegation
+        raise Refused(
+            "too_many",
+            f"{wanted.units} units of {wanted.type} can not be delegated: the most that is free "
+            f"during the whole term, in one delegation that allows as much overbooking, is {free}",
+            field="units",
+        )
+
     def _take_delegation(self, sender: PublicKey, message: messages.UpdateTicket, now: int) -> None:
         """A pinned site (or broker above) hands us a share; a newer snapshot replaces an older."""
         if sender.kid not in self.suppliers:
@@ -316,6 +406,8 @@ class Broker(Role[BrokerLease]):
         if claim.term.end <= now:
             raise Refused("late", "the delegation's term is over")
         held = self.delegations.get(message.rid)
+        if held is not None and self._claims[held.id].issuer != sender.kid:
+            raise Refused("name_taken", "another supplier's delegation has this name")
         line = held.lines.get(sender.kid, Line()) if held else Line()
         if message.n <= line.seen:
             return
@@ -333,6 +425,4 @@ class Broker(Role[BrokerLease]):
         )
         self.keep("delegation", delegation.key, delegation)
         self._open_share(delegation)
-        for grant in self._grants():
-            if grant.delegation == delegation.id:
-                self._restore(grant)
+        self._restore(delegation.id)

@@ -1,6 +1,9 @@
-"""Delegations: what an authority has granted to a broker, as each of the two keeps it."""
+"""Delegations: what an authority has granted to a broker, or a broker to one below it, as each of
+the two keeps it."""
 
 from __future__ import annotations
+
+import math
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,6 +26,8 @@ class Delegation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     chain: Chain
     overbooking: float = 1.0
     name: str = ""
+    source: str = ""
+    """What a broker carved it out of: the id of a delegation of its own."""
     resource: dict[str, str] = {}
     lines: dict[str, Line] = {}
     work: tuple[Work, ...] = ()
@@ -31,6 +36,11 @@ class Delegation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def key(self) -> Key:
         return (self.holder.kid, self.id)
+
+    @property
+    def weight(self) -> int:
+        """Units that it can turn into tickets: what it takes of the claim above it."""
+        return math.ceil(self.units * self.overbooking)
 
 
 def pushed(delegation: Delegation) -> Delegation:
