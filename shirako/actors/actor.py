@@ -159,6 +159,9 @@ class Actor(Generic[RoleT]):
         """Process an envelope unless it was taken before; then its acknowledgement is repeated."""
         kid = opened.sender.kid
         self.skews[kid] = opened.sent_ms - now_ms
+        courier = self._couriers.get(kid)
+        if courier is not None:
+            courier.peer_is_up()
         window = self._windows.setdefault(kid, OrderedDict())
         self._windows.move_to_end(kid)
         if len(self._windows) > PEERS_REMEMBERED:

@@ -67,6 +67,8 @@ class Broker(Role[BrokerLease]):
         self.given: dict[str, Delegation] = {}
         """Those that we gave to brokers below us, by id."""
         self.shares: dict[str, list[Share]] = {}
+        self.sites: dict[str, None] = {}
+        """Thumbprints of the sites that our delegations are rooted at."""
         self._claims: dict[str, Claim] = {}
         """Delegation id -> the verified claim that its chain ends in."""
         self._undecided: list[tuple[Key, Allocate]] = []
@@ -116,8 +118,10 @@ class Broker(Role[BrokerLease]):
         return next((share for share in shares if share.delegation == delegation), None)
 
     def _open_share(self, delegation: Delegation) -> None:
-        claim = self.verifier.chain(delegation.chain)[-1]
+        claims = self.verifier.chain(delegation.chain)
+        claim = claims[-1]
         self._claims[delegation.id] = claim
+        self.sites[claims[0].issuer] = None
         capacity = int(claim.units * claim.overbooking)
         share = Share(delegation=delegation.id, calendar=Calendar(capacity, claim.term))
         others = [s for s in self.shares.get(delegation.type, []) if s.delegation != delegation.id]
@@ -301,8 +305,8 @@ class Broker(Role[BrokerLease]):
     def admit(self, sender: PublicKey, record: BrokerLease, message: Message) -> None:
         if sender.kid == record.guest.kid:
             return
-        if isinstance(message, messages.Relinquish) and message.receipt:
-            return  # the receipt's signature decides, whoever carries it
+        if isinstance(message, messages.Relinquish) and sender.kid in self.sites:
+            return  # with a receipt: whether it is the site of this lease is checked there
         raise Refused("stranger", "not a reservation of yours")
 
     def event_of(self, sender: PublicKey, record: BrokerLease, message: Message, now: int) -> Event:

@@ -31,7 +31,7 @@ several we work on the next, instead of all actors waiting for whoever has the o
 ENVELOPE_MESSAGE_BYTES_MAX = 600_000
 """Encoded messages in one envelope; base64 makes a third more of it, and 1 MiB is the limit."""
 PAUSE_SECONDS_MIN = 0.2
-PAUSE_SECONDS_MAX = 15.0
+PAUSE_SECONDS_MAX = 5.0
 BUSY_PAUSE_SECONDS = 0.3
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class Courier:
         self._waiting: dict[tuple[str, Key], _Waiting] = {}
         self._task: asyncio.Task[None] | None = None
         self._number = 0
+        self._up = asyncio.Event()
         self.failures = 0
         """Attempts that failed since the last that worked; 0: the peer is up."""
 
@@ -94,6 +95,10 @@ class Courier:
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), name=f"courier to {self._peer.name}"
             )
+
+    def peer_is_up(self) -> None:
+        """The peer has spoken to us: try now what failed, instead of after the pause."""
+        self._up.set()
 
     @property
     def idle(self) -> bool:
@@ -116,9 +121,17 @@ class Courier:
                     self.failures = 0
                 else:
                     self.failures += 1
-                    await asyncio.sleep(self._pause())
+                    await self._rest()
         finally:
             self._task = None
+
+    async def _rest(self) -> None:
+        self._up.clear()
+        try:
+            async with asyncio.timeout(self._pause()):
+                await self._up.wait()
+        except TimeoutError:
+            pass
 
     def _pause(self) -> float:
         doubled = PAUSE_SECONDS_MIN * 2.0 ** min(self.failures - 1, 10)

@@ -238,6 +238,8 @@ def answer_closed_request(
 
 def leave_tombstone(r: BrokerLease, e: Relinquished, _me: Me) -> Step[BrokerLease]:
     """A Relinquish that overtook its Ticket, or came again: what follows is answered closed."""
+    if e.sender != r.guest.kid:
+        return Step(replace(r, state=S.CLOSED, wake=None))
     r = replace(r, state=S.CLOSED, asked=e.message.n, wake=None)
     return Step(r if e.message.receipt else _closed(r))
 
