@@ -25,6 +25,7 @@ from shirako.core.authority import (
     Assigned,
     Quarantine,
     Release,
+    RetryAsked,
     SiteLease,
     SiteState,
     Spent,
@@ -240,6 +241,17 @@ class Authority(Role[SiteLease]):
             raise Refused("busy", f"{name} is in use by the lease {unit.owner[1]}", retry=True)
         self._keep_unit(replace(unit, epoch=max(unit.epoch + 1, now)))
         return self.units[name].epoch
+
+    def retry(self, key: Key, now: int, by: str) -> SiteLease:
+        """Try the teardown of a `CloseFailed` lease again; raises `Refused`."""
+        lease = self.leases[key]
+        if lease.state is not SiteState.CLOSE_FAILED:
+            raise Refused("state", f"the lease is {lease.state.value}, not CloseFailed")
+        gone = [a.unit for a in lease.uncleaned if a.unit not in self.units]
+        if gone:
+            raise Refused("unknown", f"{', '.join(gone)}: no unit of this site any more")
+        epochs = {a.unit: self.fresh_epoch(a.unit, now) for a in lease.uncleaned}
+        return self.apply(lease, RetryAsked(now=now, epochs=epochs), by)
 
     def lift_quarantine(self, name: str, now: int) -> None:
         """Hand the unit out again: whoever calls this has cleaned it, under an epoch of its own

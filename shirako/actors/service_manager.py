@@ -165,7 +165,8 @@ class ServiceManager(Role[GuestLease]):
             case messages.Failed():
                 if message.answers != record.lines[sender.kid].sent:
                     raise Refused("stale", "it answers a request that another one has replaced")
-                return machine.Refused(now=now, message=message)
+                meaning = machine.Denied if from_broker else machine.Refused
+                return meaning(now=now, message=message)
         raise Refused("unexpected", f"no {type(message).__name__} is due from this sender")
 
     def _ticket_updated(
@@ -240,6 +241,6 @@ class ServiceManager(Role[GuestLease]):
             code=why.code,
             reason=why.reason,
         )
-        event = machine.Refused(now=now, message=failed)
-        if (lease.state, machine.Refused) in self.table:
-            self.apply(lease, event, self.name_of(peer))
+        meaning = machine.Denied if peer == lease.broker.kid else machine.Refused
+        if (lease.state, meaning) in self.table:
+            self.apply(lease, meaning(now=now, message=failed), self.name_of(peer))

@@ -131,6 +131,11 @@ class SiteLease(Record, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(a for a in self.assignments if not a.swapped and a.phase not in gone)
 
     @property
+    def uncleaned(self) -> tuple[Assignment, ...]:
+        """Assignments whose teardown failed, and that nobody else has taken over."""
+        return tuple(a for a in self.assignments if a.phase is UnitPhase.FAILED and not a.swapped)
+
+    @property
     def working(self) -> tuple[Assignment, ...]:
         """Assignments that the guest has: set up, and not lost."""
         return tuple(a for a in self.live if a.phase is UnitPhase.ACTIVE)
@@ -209,7 +214,9 @@ class CloseAsked(Event, frozen=True, kw_only=True):
 
 
 class RetryAsked(Event, frozen=True, kw_only=True):
-    """An admin wants the failed teardown tried again."""
+    """An admin wants the failed teardown tried again, under these fresh epochs of its units."""
+
+    epochs: dict[str, int]
 
 
 class UnitCleaned(Event, frozen=True, kw_only=True):
@@ -503,7 +510,7 @@ def teardown_ended(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
 
 def _settle(r: SiteLease, now: int, me: Me) -> Step[SiteLease]:
     """All is torn down or given up: the receipt, to the guest and to the broker (rule 3)."""
-    failed = tuple(a.unit for a in r.assignments if a.phase is UnitPhase.FAILED and not a.swapped)
+    failed = tuple(a.unit for a in r.uncleaned)
     claimed = max((s.units for s in r.spent), default=0)
     checks = sorted({check for a in r.assignments for check in a.checks})
     receipt = Receipt(
@@ -567,9 +574,15 @@ def answer_from_tombstone(r: SiteLease, e: RedeemAsked | CloseMessage, _me: Me) 
     return Step(_answer_end(r))
 
 
-def retry_teardown(r: SiteLease, _e: RetryAsked, _me: Me) -> Step[SiteLease]:
-    failed = [a for a in r.assignments if a.phase is UnitPhase.FAILED and not a.swapped]
-    work = tuple(Work(handler="teardown", unit=a.unit, epoch=a.epoch) for a in failed)
+def retry_teardown(r: SiteLease, e: RetryAsked, _me: Me) -> Step[SiteLease]:
+    """Under fresh epochs: the node may have seen others since, of cleaning that did not succeed."""
+    r = replace(
+        r,
+        assignments=tuple(
+            replace(a, epoch=e.epochs[a.unit]) if a in r.uncleaned else a for a in r.assignments
+        ),
+    )
+    work = tuple(Work(handler="teardown", unit=a.unit, epoch=a.epoch) for a in r.uncleaned)
     r = replace(r, state=S.CLOSING, work=work, reason="torn down once more, as an admin asked")
     for w in work:
         r = _mark(r, w, phase=UnitPhase.CLOSING)

@@ -187,7 +187,7 @@ def take_back(r: BrokerLease, e: Relinquished, _me: Me) -> Step[BrokerLease]:
         if not r.grants:
             return Step(_closed(replace(r, state=S.CLOSED, wake=None)))
         return Step(_answer(r, r.ticket, Offer()))
-    freed, kept, effects = _freed(r, e.receipt)
+    freed, kept, effects = _freed(r, e.receipt, e.now)
     r = replace(r, grants=kept)
     if not e.receipt.final and kept:
         term = Term(r.term.start, max(g.term.end for g in kept))
@@ -206,9 +206,13 @@ def _stuck(grants: tuple[Grant, ...], receipt: Receipt) -> tuple[Grant, ...]:
 
 
 def _freed(
-    r: BrokerLease, receipt: Receipt
+    r: BrokerLease, receipt: Receipt, now: int
 ) -> tuple[tuple[Grant, ...], tuple[Grant, ...], tuple[Free, ...]]:
-    """Grants that the receipt frees, grants that it does not, and what the calendars get."""
+    """Grants that the receipt frees, grants that it does not, and what the calendars get.
+
+    The site's clock may be ahead of ours: a receipt that is here frees the units now.
+    """
+    since = min(receipt.tick, now)
     named = set(receipt.claims)
     whole = receipt.final and any(g.jti in named for g in r.grants)
     freed = tuple(g for g in r.grants if whole or g.jti in named)
@@ -218,10 +222,10 @@ def _freed(
         Free(
             delegation=g.delegation,
             units=g.units - failed,
-            term=Term(max(g.term.start, receipt.tick), g.term.end),
+            term=Term(max(g.term.start, since), g.term.end),
         )
         for g in freed
-        if receipt.tick < g.term.end and g.units > failed
+        if since < g.term.end and g.units > failed
     )
     return freed, kept, effects
 
@@ -248,7 +252,7 @@ def take_rest(r: BrokerLease, e: Relinquished, me: Me) -> Step[BrokerLease]:
     """A second receipt: units whose teardown had failed were cleaned after all."""
     if e.receipt is None or not e.receipt.final:
         return leave_tombstone(r, e, me)
-    freed, _, effects = _freed(r, e.receipt)
+    freed, _, effects = _freed(r, e.receipt, e.now)
     return Step(replace(r, grants=_stuck(freed, e.receipt)) if freed else r, effects)
 
 

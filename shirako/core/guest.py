@@ -140,8 +140,14 @@ class LeaseUpdated(Event, frozen=True, kw_only=True):
     term: Term | None = None
 
 
+class Denied(Event, frozen=True, kw_only=True):
+    """A Failed of the broker: what was asked of it will not be."""
+
+    message: messages.Failed
+
+
 class Refused(Event, frozen=True, kw_only=True):
-    """A Failed of the broker or the authority: what was asked for will not be."""
+    """A Failed of the authority: what was asked of it will not be."""
 
     message: messages.Failed
 
@@ -212,7 +218,7 @@ def _with_ticket(r: GuestLease, e: TicketUpdated) -> GuestLease:
     )
 
 
-def refused_ticket(r: GuestLease, e: Refused, _me: Me) -> Step[GuestLease]:
+def refused_ticket(r: GuestLease, e: Denied, _me: Me) -> Step[GuestLease]:
     r = replace(r, offer=e.message.offer)
     return Step(_end(r, S.FAILED, e.message.reason))
 
@@ -240,7 +246,7 @@ def cancelled(r: GuestLease, e: TicketUpdated, me: Me) -> Step[GuestLease]:
     return _say_close(_with_ticket(r, e), r.closing, me)
 
 
-def cancelled_anyway(r: GuestLease, _e: Refused | Woken, _me: Me) -> Step[GuestLease]:
+def cancelled_anyway(r: GuestLease, _e: Denied | Woken, _me: Me) -> Step[GuestLease]:
     return Step(_end(r, S.CLOSED, r.closing))
 
 
@@ -393,7 +399,7 @@ def _unfit_extension(r: GuestLease, e: TicketUpdated) -> Step[GuestLease]:
     return Step(replace(r, state=S.ACTIVE, answer=answer), CONSIDER)
 
 
-def refused_extension(r: GuestLease, e: Refused, _me: Me) -> Step[GuestLease]:
+def refused_extension(r: GuestLease, e: Denied | Refused, _me: Me) -> Step[GuestLease]:
     """Back to Active, unchanged (rule 9); an extension ticket in hand is given back."""
     offer = e.message.offer
     if r.answer is not None:
@@ -533,11 +539,11 @@ _ENDED_BY_SITE = (S.CLOSED,)
 TABLE: Table[GuestLease] = {
     (S.NASCENT, Requested): _A(ask_ticket, (S.TICKETING,)),
     (S.TICKETING, TicketUpdated): _A(take_ticket, (S.TICKETED, S.FAILED)),
-    (S.TICKETING, Refused): _A(refused_ticket, (S.FAILED,)),
+    (S.TICKETING, Denied): _A(refused_ticket, (S.FAILED,)),
     (S.TICKETING, CloseAsked): _A(cancel, (S.CANCELLING,)),
     (S.TICKETING, Woken): _A(give_up_asking, (S.CANCELLING,)),
     (S.CANCELLING, TicketUpdated): _A(cancelled, (S.CANCELLING, S.CLOSED, S.CLOSE_WAIT)),
-    (S.CANCELLING, Refused): _A(cancelled_anyway, (S.CLOSED,)),
+    (S.CANCELLING, Denied): _A(cancelled_anyway, (S.CLOSED,)),
     (S.CANCELLING, Woken): _A(cancelled_anyway, (S.CLOSED,)),
     (S.TICKETED, Unblocked): _A(redeem, (S.REDEEMING,)),
     (S.TICKETED, CloseAsked): _A(close, (S.CLOSE_WAIT,)),
@@ -559,7 +565,7 @@ TABLE: Table[GuestLease] = {
     (S.EXTENDING_TICKET, TicketUpdated): _A(
         take_extension, (S.EXTENDING_TICKET, S.ACTIVE_TICKETED, S.ACTIVE)
     ),
-    (S.EXTENDING_TICKET, Refused): _A(refused_extension, (S.ACTIVE,)),
+    (S.EXTENDING_TICKET, Denied): _A(refused_extension, (S.ACTIVE,)),
     (S.ACTIVE_TICKETED, Unblocked): _A(redeem_extension, (S.EXTENDING_LEASE,)),
     (S.EXTENDING_LEASE, LeaseUpdated): _A(extended, (S.EXTENDING_LEASE, S.ACTIVE, *_ENDED_BY_SITE)),
     (S.EXTENDING_LEASE, Refused): _A(refused_extension, (S.ACTIVE,)),

@@ -144,6 +144,7 @@ GUEST_EVENTS: dict[type[Event], Make] = {
         for m in LEASES
         for t in (TERM, Term(100, 300))
     ],
+    guest.Denied: lambda _: [guest.Denied(now=NOW, message=FAILED)],
     guest.Refused: lambda _: [guest.Refused(now=NOW, message=FAILED)],
     guest.Unblocked: lambda _: [guest.Unblocked(now=NOW)],
     guest.ExtendAsked: lambda _: [guest.ExtendAsked(now=NOW, end=300, least_end=250)],
@@ -205,7 +206,7 @@ SITE_EVENTS: dict[type[Event], Make] = {
     ],
     authority.CloseMessage: lambda _: [authority.CloseMessage(now=NOW, message=CLOSE)],
     authority.CloseAsked: lambda _: [authority.CloseAsked(now=NOW, reason="drained")],
-    authority.RetryAsked: lambda _: [authority.RetryAsked(now=NOW)],
+    authority.RetryAsked: lambda _: [authority.RetryAsked(now=NOW, epochs={"n1": 9})],
     HandlerEnded: handler_events,
     Woken: woken,
 }

@@ -15,7 +15,6 @@ from shirako.actors.broker import Broker
 from shirako.actors.role import Refused, Role
 from shirako.actors.service_manager import ServiceManager
 from shirako.core import messages
-from shirako.core.authority import RetryAsked
 from shirako.core.machine import HandlerEnded, Key, Work, state_of
 from shirako.core.messages import Message, Offer
 from shirako.core.terms import Term
@@ -133,8 +132,7 @@ class Stage:
 
     def retry(self, name: str) -> None:
         key = self.key(name)
-        event = RetryAsked(now=self.now)
-        self.turn("site", lambda role: role.apply(role.leases[key], event, "admin"))
+        self.turn("site", lambda role: role.retry(key, self.now, "admin"))
 
     def deliver(self, sender: str, receiver: str, *, answered: bool = True) -> bool:
         """The sender's outbox for the receiver arrives; whether there was anything to deliver."""
