@@ -49,7 +49,7 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def say(self, message: Message) -> Line:
         """The line with `message` numbered and put out."""
         numbered = replace(message, n=self.sent + 1)
-        refusals = tuple(m for m in self.unacked if isinstance(m, Failed))
+        refusals: tuple[Message, ...] = tuple(m for m in self.unacked if isinstance(m, Failed))
         if not isinstance(message, Failed):
             kept = refusals
         elif len(refusals) < REFUSALS_MAX:
