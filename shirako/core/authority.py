@@ -401,7 +401,9 @@ def replacement_ended(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
     r = _mark(r, e.work, phase=UnitPhase.CLOSING, swapped=True, message=e.message)
     clean = Work(handler="teardown", unit=e.work.unit, epoch=e.work.epoch)
     degraded = f"{e.work.unit}: set-up: {e.message}"
-    r = replace(r, work=(*r.work, clean), degraded=degraded, swaps=r.swaps + 1)
+    # what is suitable for no unit is not tried on another one
+    swaps = SWAPS_MAX + 1 if e.unsuitable else r.swaps + 1
+    r = replace(r, work=(*r.work, clean), degraded=degraded, swaps=swaps)
     if e.unsuitable:
         return Step(_tell_guest(r))
     quarantine = Quarantine(unit=e.work.unit, epoch=e.work.epoch, reason=f"set-up: {e.message}")

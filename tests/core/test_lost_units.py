@@ -95,6 +95,17 @@ def test_replacements_that_fail_are_tried_so_often_and_no_more() -> None:
     assert len(machine.step(authority.TABLE, record, lost("n2", 2), SITE_ME).record.assignments) < 5
 
 
+def test_a_replacement_that_does_not_suit_is_tried_on_no_other_unit() -> None:
+    record = machine.step(authority.TABLE, active(), lost("n1", 1), SITE_ME).record
+    assigned = Assigned(now=150, units=(("n3", 9),))
+    record = machine.step(authority.TABLE, record, assigned, SITE_ME).record
+    setup = record.work[1]
+    step = machine.step(authority.TABLE, record, ended(setup, ok=False, unsuitable=True), SITE_ME)
+    assert (step.record.missing, step.effects) == (0, ())
+    assert step.record.state is SiteState.ACTIVE
+    assert said_to_guest(step.record).degraded == "n3: set-up: no"
+
+
 def test_what_a_lease_asks_for_blames_no_unit() -> None:
     record = site_record(SiteState.PRIMING)
     step = machine.step(
