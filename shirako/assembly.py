@@ -27,9 +27,10 @@ from shirako.actors.authority import Authority
 from shirako.actors.broker import Broker
 from shirako.actors.handling import Performer
 from shirako.actors.performing import GuestPerformer, NoPerformer, Pool, SitePerformer
+from shirako.actors.probing import Probing
 from shirako.actors.role import Role
 from shirako.actors.service_manager import ServiceManager
-from shirako.api import Tokens, application
+from shirako.api import Tokens, Upkeep, application
 from shirako.clock import Clock, Entropy, RealClock, RealEntropy
 from shirako.core.claims import Party
 from shirako.core.delegation import Delegation
@@ -95,7 +96,10 @@ async def running(
     real_clock: Clock | None = None,
     entropy: Entropy | None = None,
 ) -> AsyncIterator[list[Running]]:
-    """The actors, loaded, served and asked for what their descriptor wants of them."""
+    """The actors, loaded, served and asked for what their descriptor wants of them.
+
+    `real_clock`: one for all; without it each has its own, which can be confirmed after a jump.
+    """
     specs = _chosen(descriptor, names)
     parties = _parties(descriptor, specs)
     tokens = Tokens(descriptor.state)
@@ -109,7 +113,7 @@ async def running(
                 spec,
                 parties,
                 transport,
-                real_clock or RealClock(),
+                real_clock or RealClock(bound_ms=descriptor.skew * 1000),
                 entropy or RealEntropy(),
             )
             actor = assembler.actor()
@@ -117,7 +121,12 @@ async def running(
             stack.push_async_callback(actor.stop)
             transport.near.listen(spec.url, actor.receive)
             started.append(Running(spec, actor))
-            stack.push_async_callback(_stop_serving, await _serve(spec, actor, tokens, descriptor))
+            upkeep = _upkeep(spec, actor)
+            if upkeep is not None:
+                upkeep.probing.start()
+                stack.push_async_callback(upkeep.probing.stop)
+            runner = await _serve(spec, actor, tokens, descriptor, upkeep)
+            stack.push_async_callback(_stop_serving, runner)
         for one in started:
             await _begin(one, parties)
         yield started
@@ -233,6 +242,7 @@ class _Assembler:
             type=pool.type,
             units={unit.name: unit.attributes for unit in pool.units},
             drivers=[load_plugin("shirako.drivers", one, self._base) for one in pool.drivers],
+            driver_names=[one.name for one in pool.drivers],
             setup_timeout=pool.setup_timeout,
             teardown_timeout=pool.teardown_timeout,
         )
@@ -261,10 +271,23 @@ def load_plugin(group: str, plugin: Plugin, base: Path) -> Any:
     return made(model.model_validate(dict(plugin.options), context={"base": base}))
 
 
+def _upkeep(spec: ActorSpec, actor: Actor[Any]) -> Upkeep | None:
+    """What looks after the units of an authority; nothing of it runs yet."""
+    performer = actor.performer
+    if not isinstance(spec, AuthoritySpec) or not isinstance(performer, SitePerformer):
+        return None
+    intervals = {pool.type: pool.probe for pool in spec.pools}
+    return Upkeep(performer, Probing(actor, intervals))
+
+
 async def _serve(
-    spec: ActorSpec, actor: Actor[Any], tokens: Tokens, descriptor: Descriptor
+    spec: ActorSpec,
+    actor: Actor[Any],
+    tokens: Tokens,
+    descriptor: Descriptor,
+    upkeep: Upkeep | None,
 ) -> web.AppRunner:
-    app = application(actor, tokens, descriptor)
+    app = application(actor, tokens, descriptor, upkeep)
     about: dict[str, object] = {
         "name": spec.name,
         "role": spec.role,

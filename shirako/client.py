@@ -27,6 +27,8 @@ from shirako.api.models import (
     BrokerLeases,
     Calendar,
     CalendarWindow,
+    ClockConfirmation,
+    ClockRequest,
     CloseRequest,
     Delegation,
     DelegationRequest,
@@ -40,6 +42,9 @@ from shirako.api.models import (
     LeaseRequest,
     Leases,
     Proofs,
+    QuarantineRequest,
+    ReconcileRequest,
+    Reconciliation,
     SiteLease,
     SiteLeases,
     SiteNode,
@@ -58,6 +63,8 @@ ATTEMPTS = 4
 PAUSE_SECONDS = 0.25
 PAUSE_SECONDS_MAX = 10.0
 TIMEOUT = aiohttp.ClientTimeout(total=90, sock_connect=5, sock_read=60)
+PATIENT_TIMEOUT = aiohttp.ClientTimeout(total=3600, sock_connect=5)
+"""For what a site answers only when it has been to its nodes."""
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=40)
 EVENT_BYTES_MAX = 4 * 1024 * 1024
 
@@ -110,6 +117,11 @@ class Client:
 
     async def health(self) -> Health:
         return await self._get(Health, "/health")
+
+    async def confirm_clock(self, *, dry_run: bool = False) -> ClockConfirmation:
+        """Let the actor follow its machine's clock after a jump; or see what would be due then."""
+        wanted = ClockRequest(dry_run=dry_run)
+        return await self._send("POST", "/clock/confirm", ClockConfirmation, wanted)
 
     # A guest's leases -------------------------------------------------------------------------
 
@@ -182,8 +194,21 @@ class Client:
     async def nodes(self) -> tuple[SiteNode, ...]:
         return (await self._get(SiteNodes, "/site/nodes")).nodes
 
+    async def quarantine_node(self, name: str, reason: str, *, replace: bool = False) -> SiteNode:
+        """Hand a unit out no more. `replace`: also one that works for a lease."""
+        path = _path("site", "nodes", name, "quarantine")
+        wanted = QuarantineRequest(reason=reason, replace=replace)
+        return await self._send("POST", path, SiteNode, wanted)
+
     async def release_node(self, name: str) -> SiteNode:
-        return await self._send("POST", _path("site", "nodes", name, "release"), SiteNode)
+        path = _path("site", "nodes", name, "release")
+        return await self._send("POST", path, SiteNode, timeout=PATIENT_TIMEOUT)
+
+    async def reconcile(self, *, dry_run: bool = False) -> Reconciliation:
+        """Compare ledger, directory and nodes, and mend what differs; this can take minutes."""
+        wanted = ReconcileRequest(dry_run=dry_run)
+        path = "/site/reconcile"
+        return await self._send("POST", path, Reconciliation, wanted, timeout=PATIENT_TIMEOUT)
 
     async def site_leases(
         self, *, state: Iterable[str] = (), lease: str = "", limit: int = 0
@@ -259,9 +284,10 @@ class Client:
         *,
         headers: Mapping[str, str] | None = None,
         repeatable: bool = True,
+        timeout: aiohttp.ClientTimeout = TIMEOUT,
     ) -> M:
         attempts = self._attempts if repeatable else 1
-        return await self._try(method, path, model, body, headers or {}, (), attempts)
+        return await self._try(method, path, model, body, headers or {}, (), attempts, timeout)
 
     async def _try(
         self,
@@ -272,10 +298,11 @@ class Client:
         headers: Mapping[str, str],
         query: _Query,
         attempts: int,
+        timeout: aiohttp.ClientTimeout = TIMEOUT,
     ) -> M:
         for attempt in range(1, attempts + 1):
             try:
-                return await self._once(method, path, model, body, headers, query)
+                return await self._once(method, path, model, body, headers, query, timeout)
             except Unreachable:
                 if attempt == attempts:
                     raise
@@ -297,6 +324,7 @@ class Client:
         body: BaseModel | None,
         headers: Mapping[str, str],
         query: _Query,
+        timeout: aiohttp.ClientTimeout,
     ) -> M:
         data = body.model_dump_json(exclude_none=True).encode() if body else None
         sent = {**headers, "Content-Type": "application/json"} if body else headers
@@ -307,6 +335,7 @@ class Client:
                 data=data,
                 headers=sent,
                 params=query,
+                timeout=timeout,
                 allow_redirects=False,
             ) as response:
                 await _check(response, self.url)

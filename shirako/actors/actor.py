@@ -95,7 +95,8 @@ class Actor(Generic[RoleT]):
         self._timers: list[tuple[int, str, Key]] = []
         self._wakes: dict[tuple[str, Key], int] = {}
         """The tick that each thing is to be woken at; other entries of the heap are outdated."""
-        self._couriers: dict[str, Courier] = {}
+        self.couriers: dict[str, Courier] = {}
+        """Who delivers to each peer that something was said to, by its thumbprint."""
         self.handling = Handling(performer, clock, entropy, self._ended, self._tell)
         self._windows: OrderedDict[str, OrderedDict[int, asyncio.Future[bytes]]] = OrderedDict()
         self._known: dict[str, PublicKey] = {}
@@ -120,7 +121,7 @@ class Actor(Generic[RoleT]):
             await asyncio.gather(self._loop_task, return_exceptions=True)
         self._stopped = True
         self._refuse_all(self._queue, "the actor is stopping")
-        await asyncio.gather(*(courier.stop() for courier in self._couriers.values()))
+        await asyncio.gather(*(courier.stop() for courier in self.couriers.values()))
         await self.handling.stop()
         self._writer.shutdown(wait=True)
         self._ledger.close()
@@ -159,7 +160,7 @@ class Actor(Generic[RoleT]):
         """Process an envelope unless it was taken before; then its acknowledgement is repeated."""
         kid = opened.sender.kid
         self.skews[kid] = opened.sent_ms - now_ms
-        courier = self._couriers.get(kid)
+        courier = self.couriers.get(kid)
         if courier is not None:
             courier.peer_is_up()
         window = self._windows.setdefault(kid, OrderedDict())
@@ -370,11 +371,11 @@ class Actor(Generic[RoleT]):
     def _perform_for(self, kind: str, key: Key, kept: Kept | None) -> None:
         """Make what is under way for one thing match its record."""
         if kept is None:
-            for courier in self._couriers.values():
+            for courier in self.couriers.values():
                 courier.put(kind, key, ())
             return
         for kid, line in kept.lines.items():
-            if line.unacked or kid in self._couriers:
+            if line.unacked or kid in self.couriers:
                 self._courier(kid).put(kind, key, line.unacked)
         if kind == "lease":
             self.handling.update(key, kept.work)
@@ -384,19 +385,19 @@ class Actor(Generic[RoleT]):
             self._stirred.set()
 
     def _courier(self, kid: str) -> Courier:
-        courier = self._couriers.get(kid)
+        courier = self.couriers.get(kid)
         if courier is None:
             party = self.role.parties[kid]
             courier = Courier(
                 self._key, party, self._transport, self.clock, self.entropy, self._deliveries
             )
-            self._couriers[kid] = courier
+            self.couriers[kid] = courier
         return courier
 
     def _dismiss_idle(self) -> None:
         """Couriers of guests and sites that we met through a ticket go when they are done."""
-        for kid in [k for k, c in self._couriers.items() if c.idle and k not in self.role.pinned]:
-            del self._couriers[kid]
+        for kid in [k for k, c in self.couriers.items() if c.idle and k not in self.role.pinned]:
+            del self.couriers[kid]
 
     def _deliveries(self, deliveries: list[Delivery]) -> None:
         def act(role: Role[Any], now: int) -> None:

@@ -80,6 +80,8 @@ class Courier:
         self._up = asyncio.Event()
         self.failures = 0
         """Attempts that failed since the last that worked; 0: the peer is up."""
+        self.unreachable_since: int | None = None
+        """Tick of the first of these; None: the peer is up."""
 
     def put(self, kind: str, key: Key, unacked: tuple[Message, ...]) -> None:
         """What is to be said about one thing now; it replaces what was to be said before."""
@@ -118,9 +120,10 @@ class Courier:
                     await asyncio.sleep(BUSY_PAUSE_SECONDS)
                     continue
                 if await self._send(load):
-                    self.failures = 0
+                    self.failures, self.unreachable_since = 0, None
                 else:
                     self.failures += 1
+                    self.unreachable_since = self.unreachable_since or self._clock.tick()
                     await self._rest()
         finally:
             self._task = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shirako.actors.handling import Outcome, within
@@ -107,8 +107,14 @@ class SitePerformer:
         It is the node that knows of epochs: a check in the name of an older one is refused.
         """
         job = self.job(unit, epoch, self._lease_of(holder) if holder else None)
+        missing: Unavailable | None = None  # what others find about the unit counts all the same
         for driver in self._pool_of[unit].drivers:
-            await driver.probe(job, tell)
+            try:
+                await driver.probe(job, tell)
+            except Unavailable as error:
+                missing = missing or error
+        if missing is not None:
+            raise missing
 
     async def survey(self, pool: Pool, jobs: Sequence[UnitJob]) -> tuple[list[Found], list[Blind]]:
         """What the drivers of a pool find that is not as the jobs say, and who could not look.
@@ -178,9 +184,7 @@ class SitePerformer:
 
 def site_job(lease: SiteLease, unit: str, epoch: int, pool: Pool) -> UnitJob:
     """What the authority's handlers are told."""
-    outputs = next(
-        (a.outputs for a in lease.assignments if (a.unit, a.epoch) == (unit, epoch)), {}
-    )
+    outputs = next((a.outputs for a in lease.assignments if (a.unit, a.epoch) == (unit, epoch)), {})
     return UnitJob(
         unit=unit,
         epoch=epoch,
@@ -226,10 +230,8 @@ class GuestPerformer:
             keys=lease.keys,
             outputs=held.properties,
         )
-        doing: Awaitable[Outcome] = self._join(job, tell)
-        if work.handler == "leave":
-            doing = self._leave(job, tell)
-        return await within(self._timeout, work.handler, doing)
+        handler = self._leave if work.handler == "leave" else self._join
+        return await within(self._timeout, work.handler, handler(job, tell))
 
     async def _join(self, job: UnitJob, tell: Log) -> Outcome:
         outputs: dict[str, str] = {}

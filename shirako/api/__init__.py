@@ -1,4 +1,4 @@
-"""REST on each actor: `application(actor, tokens, descriptor)`, under `/api/v1`.
+"""REST on each actor: `application(actor, tokens, descriptor, upkeep)`, under `/api/v1`.
 
 serving     the application: routes of the actor's role, one answer for every error
 guest, site, broker, status   the routes of the three roles, and those that all have
@@ -18,15 +18,15 @@ from shirako.api.problems import Problem
 from shirako.api.tokens import Tokens
 
 if TYPE_CHECKING:
-    from shirako.api.serving import application
+    from shirako.api.serving import Upkeep, application
 
-__all__ = ["Problem", "Tokens", "application"]
+__all__ = ["Problem", "Tokens", "Upkeep", "application"]
 
 
 def __getattr__(name: str) -> Any:
-    """`application` brings the server and the actors with it: clients do not wait for those."""
-    if name != "application":
+    """Two names bring the server and the actors with them: clients do not wait for those."""
+    if name not in ("application", "Upkeep"):
         raise AttributeError(f"module {__name__} has no {name}")
     from shirako.api import serving
 
-    return serving.application
+    return getattr(serving, name)

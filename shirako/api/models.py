@@ -318,6 +318,8 @@ class Lease(Outward):
     latest_end: Instant | None = None
     cap: str = ""
     reason: str = ""
+    degraded: str = ""
+    """Why fewer units work than were leased; empty: all of them do."""
     renew: bool = False
     held: tuple[Unit, ...] = ()
     answer: Extension | None = None
@@ -375,6 +377,15 @@ class LeaseName(Outward):
     id: str
 
 
+class SiteProbe(Outward):
+    """What the site's last look at a unit found; it is forgotten when the actor is started."""
+
+    time: Instant
+    verdict: Literal["fit", "unfit", "unknown"]
+    """`unknown`: something else that the look needs did not answer."""
+    note: str = ""
+
+
 class SiteNode(Outward):
     """One unit of the site."""
 
@@ -386,6 +397,7 @@ class SiteNode(Outward):
     slice: str | None = None
     quarantined: str = ""
     """Why it is not handed out."""
+    probe: SiteProbe | None = None
     epoch: int
     host: str | None = None
     port: str | None = None
@@ -393,6 +405,62 @@ class SiteNode(Outward):
 
 class SiteNodes(Outward):
     nodes: tuple[SiteNode, ...]
+
+
+class QuarantineRequest(Inward):
+    """Why a unit is to be handed out no more."""
+
+    reason: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+    replace: bool = False
+    """Also one that works for a lease: the lease gets another one as soon as there is one."""
+
+
+class ReconcileRequest(Inward):
+    """Compare ledger, directory and nodes."""
+
+    dry_run: bool = False
+    """Show what differs, and change nothing."""
+
+
+class SiteDifference(Outward):
+    """Something that is not as the ledger says, and what became of it."""
+
+    unit: str = ""
+    """Empty: it is about no unit."""
+    where: str
+    """`node`, `directory`, `ledger`, or what else a driver keeps."""
+    fault: str
+    """`left over`, `missing`, `changed`."""
+    what: str
+    lease: LeaseName | None = None
+    """Who holds the unit."""
+    done: Literal["shown", "mended", "left"]
+    note: str = ""
+    """Why it is left, or what to do about it."""
+
+
+class SiteUnavailable(Outward):
+    """A driver that could not look."""
+
+    type: str
+    driver: str
+    reason: str
+
+
+class Reconciliation(Outward):
+    """What differed between ledger, directory and nodes, and what is left of it."""
+
+    dry_run: bool
+    units: int
+    """How many were looked at."""
+    differences: tuple[SiteDifference, ...] = ()
+    more: int = 0
+    """Further differences, which are not listed."""
+    busy: tuple[str, ...] = ()
+    """Units that something was being done to: they were left out."""
+    unavailable: tuple[SiteUnavailable, ...] = ()
+    counts: dict[str, int]
+    """All differences, by what became of them."""
 
 
 class SiteUnit(Outward):
@@ -422,6 +490,8 @@ class SiteLease(Outward):
     start: Instant
     end: Instant
     reason: str = ""
+    degraded: str = ""
+    """Why fewer units work than were leased; empty: all of them do."""
     broker: str
     assignments: tuple[SiteUnit, ...] = ()
 
@@ -560,6 +630,50 @@ class Peer(Outward):
     """How far its clock is ahead of ours; None: it has not spoken yet."""
     waiting: int = 0
     """Messages that it has not taken yet."""
+    failures: int = 0
+    """Attempts to reach it that failed, one after the other; 0: it is up, or not needed."""
+    unreachable_since: Instant | None = None
+
+
+class Clock(Outward):
+    """The time that an actor goes by."""
+
+    tick: int
+    """Seconds since the Unix epoch."""
+    time: Instant
+    jump_seconds: int = 0
+    """By how much the machine's clock jumped ahead (or back, below 0) and is not followed."""
+
+
+class ClockRequest(Inward):
+    """Follow the machine's clock after a jump."""
+
+    dry_run: bool = False
+    """Tell what would become due, and change nothing."""
+
+
+class DueLease(Outward):
+    """A lease whose term is over by the new time."""
+
+    holder: str
+    id: str
+    slice: str
+    units: int
+    end: Instant
+
+
+class ClockConfirmation(Outward):
+    """What following the machine's clock means, or meant."""
+
+    dry_run: bool
+    clock: Clock
+    """As it is now."""
+    jump_seconds: int
+    """The jump that is followed; 0: there was none."""
+    due: tuple[DueLease, ...] = ()
+    """Leases whose term ends by it, the first to end first."""
+    more: int = 0
+    """Further ones, which are not listed."""
 
 
 class Status(Outward):
@@ -570,6 +684,7 @@ class Status(Outward):
     kid: str
     version: str
     time: Instant
+    clock: Clock
     leases: dict[str, int]
     """Number of leases by state."""
     counters: dict[str, int] = {}

@@ -18,12 +18,14 @@ from shirako.api.guest import GuestRoutes
 from shirako.api.openapi import document
 from shirako.api.problems import CONTENT_TYPE, RETRY_SECONDS, Problem
 from shirako.api.routes import PREFIX, Call, Reply, Route, read_body, read_query, refusal
-from shirako.api.site import Described, SiteRoutes
+from shirako.api.site import Described, SiteRoutes, Upkeep
 from shirako.api.status import StatusRoutes
 from shirako.api.stream import Streams
 from shirako.api.tokens import Token, Tokens, TokensUnreadable
 from shirako.core.machine import IllegalTransition
 from shirako.transport.envelope import ENVELOPE_BYTES_MAX
+
+__all__ = ["Upkeep", "application"]
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +35,22 @@ _Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(
-    actor: Actor[Any], tokens: Tokens, descriptor: Described | None = None
+    actor: Actor[Any],
+    tokens: Tokens,
+    descriptor: Described | None = None,
+    upkeep: Upkeep | None = None,
 ) -> web.Application:
     """The REST API of `actor`; `descriptor` adds what it says of a site's units.
+
+    `upkeep` is for an authority, which needs it.
 
     Other routes may be added: refusals in them are answered in the same form.
     """
     app = web.Application(middlewares=[_in_one_form(actor)], client_max_size=ENVELOPE_BYTES_MAX)
     streams = Streams(actor, tokens)
     app.on_shutdown.append(streams.end)
-    routes = (*_own_routes(actor, streams, descriptor), *StatusRoutes(actor).routes())
+    own = _own_routes(actor, streams, descriptor, upkeep)
+    routes = (*own, *StatusRoutes(actor).routes())
     for route in routes:
         app.router.add_route(route.method, PREFIX + route.path, _endpoint(route, actor, tokens))
     described = web.json_response(document(actor.party.name, routes)).body
@@ -55,13 +63,13 @@ def application(
 
 
 def _own_routes(
-    actor: Actor[Any], streams: Streams, descriptor: Described | None
+    actor: Actor[Any], streams: Streams, descriptor: Described | None, upkeep: Upkeep | None
 ) -> tuple[Route, ...]:
     match actor.role:
         case ServiceManager():
             return GuestRoutes(actor, streams).routes()
-        case Authority():
-            return SiteRoutes(actor, descriptor).routes()
+        case Authority() if upkeep is not None:
+            return SiteRoutes(actor, descriptor, upkeep).routes()
         case Broker():
             return BrokerRoutes(actor).routes()
     raise AssertionError(f"no routes for a {actor.role.title}")

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from shirako.actors.actor import Actor
+from shirako.actors.audit import note
 from shirako.actors.authority import Authority, Unit
+from shirako.actors.performing import SitePerformer
+from shirako.actors.probing import Probing
+from shirako.actors.reconciling import fit_again, reconcile
 from shirako.actors.role import Refused
+from shirako.actors.standing import standing
 from shirako.api import models, views
 from shirako.api.problems import Problem
 from shirako.api.records import key_of, record_of, select, story_of
 from shirako.api.routes import READERS, Call, Reply, Route, bad
 from shirako.api.tokens import TokenRole
 from shirako.clock import tick_of
-from shirako.core.authority import CloseAsked, RetryAsked, SiteLease, SiteState
+from shirako.core.authority import CloseAsked, SiteLease, SiteState
 from shirako.core.delegation import Delegation
 from shirako.core.terms import Term
 from shirako.handlers import HandlerFailed, Unavailable
-from shirako.ledger import Entry
-
-PROBE_SECONDS = 60.0
 
 _ADMIN: frozenset[TokenRole] = frozenset(("site-admin",))
 
@@ -34,11 +36,23 @@ class Described(Protocol):
     def actors(self) -> Sequence[Any]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What looks after a site's units, beside the actor itself."""
+
+    performer: SitePerformer
+    probing: Probing
+
+
 class SiteRoutes:
     """`/site`"""
 
-    def __init__(self, actor: Actor[Authority], descriptor: Described | None) -> None:
+    def __init__(
+        self, actor: Actor[Authority], descriptor: Described | None, upkeep: Upkeep
+    ) -> None:
         self._actor = actor
+        self._upkeep = upkeep
+        self._reconciling = False
         specs = descriptor.actors if descriptor else ()
         own = next((spec for spec in specs if spec.name == actor.party.name), None)
         pools = own.pools if own else ()
@@ -57,10 +71,24 @@ class SiteRoutes:
                 answer=models.SiteNodes,
             ),
             change(
+                path="/site/nodes/{name}/quarantine",
+                handler=self.quarantine,
+                summary="Hand a unit out no more; in a lease it is replaced",
+                body=models.QuarantineRequest,
+                answer=models.SiteNode,
+            ),
+            change(
                 path="/site/nodes/{name}/release",
                 handler=self.release,
-                summary="Hand a quarantined unit out again; whoever asks for this has checked it",
+                summary="Clear and check a quarantined unit, and hand it out again if it is fit",
                 answer=models.SiteNode,
+            ),
+            change(
+                path="/site/reconcile",
+                handler=self.reconcile,
+                summary="Compare ledger, directory and nodes, and mend what differs",
+                body=models.ReconcileRequest,
+                answer=models.Reconciliation,
             ),
             read(
                 path="/site/leases",
@@ -111,36 +139,60 @@ class SiteRoutes:
         return models.SiteNodes(nodes=tuple(map(self._node, self._actor.role.units.values())))
 
     def _node(self, unit: Unit) -> models.SiteNode:
-        return views.site_node(unit, self._actor.role, self._attributes.get(unit.name, {}))
+        attributes = self._attributes.get(unit.name, {})
+        probe = self._upkeep.probing.results.get(unit.name)
+        return views.site_node(unit, self._actor.role, attributes, probe)
 
-    async def release(self, call: Call) -> models.SiteNode:
-        """End a quarantine: only after a check that the unit is fit has passed."""
+    def _named(self, call: Call) -> str:
+        """The unit that a path names. Raises `Problem`."""
         name = call.part("name")
         if name not in self._actor.role.units:
             raise Problem(404, "not_found", "there is no such unit")
-        unit = self._actor.role.units[name]
-        if unit.quarantined:
-            await self._check(unit)
+        return name
+
+    async def quarantine(self, call: Call) -> models.SiteNode:
+        name, wanted = self._named(call), call.body
 
         def act(role: Authority, now: int) -> None:
-            unit = role.units[name]
-            if unit.quarantined:
-                role.lift_quarantine(name, now)
-                _note(role, f"unit/{name}", now, "QuarantineLifted", call.by, unit.quarantined)
+            held = standing(role, name)
+            lease = held.lease if held is not None else None
+            if lease is None and role.units[name].quarantined:
+                return
+            if lease is not None and not wanted.replace:
+                raise Refused(
+                    "in_use",
+                    f"{name} works for the lease {lease.id} of {lease.guest.name}: say that it "
+                    "is to be replaced there, or close the lease first",
+                )
+            role.unit_lost(name, wanted.reason, now, call.by)
+            note(role, f"unit/{name}", now, "Quarantined", call.by, wanted.reason)
 
         await self._actor.submit(act)
         return self._node(self._actor.role.units[name])
 
-    async def _check(self, unit: Unit) -> None:
-        found: list[str] = []
+    async def release(self, call: Call) -> models.SiteNode:
+        """End a quarantine: only after a check that the unit is fit has passed."""
+        name = self._named(call)
         try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                await self._actor.performer.probe(unit.name, unit.epoch, found.append)
+            await fit_again(self._actor, self._upkeep.performer, name, by=call.by)
         except HandlerFailed as error:
-            raise Problem(409, "unfit", f"{unit.name} stays in quarantine: {error}") from error
-        except (Unavailable, TimeoutError) as error:
-            reason = f"{unit.name} can not be checked now: {str(error) or 'no answer in time'}"
+            raise Problem(409, "unfit", f"{name} stays in quarantine: {error}") from error
+        except Unavailable as error:
+            reason = f"{name} can not be checked now: {error}"
             raise Problem(503, "unavailable", reason, retry=True) from error
+        return self._node(self._actor.role.units[name])
+
+    async def reconcile(self, call: Call) -> models.Reconciliation:
+        if self._reconciling:
+            raise Refused("busy", "somebody else reconciles just now; try again later", retry=True)
+        self._reconciling = True
+        try:
+            report = await reconcile(
+                self._actor, self._upkeep.performer, dry_run=call.body.dry_run, by=call.by
+            )
+        finally:
+            self._reconciling = False
+        return views.reconciliation(report)
 
     # Leases -----------------------------------------------------------------------------------
 
@@ -169,10 +221,7 @@ class SiteRoutes:
         key = key_of(self._actor, call)
 
         def act(role: Authority, now: int) -> SiteLease:
-            record = record_of(role, key)
-            if record.state is not SiteState.CLOSE_FAILED:
-                raise Refused("state", f"the lease is {record.state.value}, not CloseFailed")
-            return role.apply(record, RetryAsked(now=now), call.by)
+            return role.retry(record_of(role, key).key, now, call.by)
 
         return views.site_lease(await self._actor.submit(act))
 
@@ -212,7 +261,7 @@ class SiteRoutes:
                 _check_same(known, wanted)
                 return known, False
             made = role.delegate(wanted)
-            _note(role, f"delegation/{made.id}", now, "Delegated", call.by, f"to {body.to}")
+            note(role, f"delegation/{made.id}", now, "Delegated", call.by, f"to {body.to}")
             return made, True
 
         record, made = await self._actor.submit(act)
@@ -223,8 +272,3 @@ def _check_same(known: Delegation, wanted: Delegation) -> None:
     for name in ("holder", "type", "units", "term", "overbooking"):
         if getattr(known, name) != getattr(wanted, name):
             raise Refused("name_taken", f"{known.id!r} is another delegation: its {name} differs")
-
-
-def _note(role: Authority, about: str, now: int, what: str, by: str, note: str) -> None:
-    """An entry in the audit record about something that is no lease."""
-    role.batch.entries.append(Entry(lease=about, tick=now, what=what, by=by, note=note))

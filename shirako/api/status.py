@@ -1,26 +1,43 @@
-"""Routes that every actor has: how it is."""
+"""Routes that every actor has: how it is, and what time it goes by."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from shirako import __version__
 from shirako.actors.actor import Actor
+from shirako.actors.audit import note
+from shirako.actors.role import Role
 from shirako.api import models
 from shirako.api.problems import Problem
 from shirako.api.routes import ANYBODY, Call, Route
-from shirako.clock import utc
+from shirako.api.tokens import TokenRole
+from shirako.clock import Clock, utc
+from shirako.core.claims import Party
 from shirako.core.guest import GuestLease
-from shirako.core.machine import state_of
+from shirako.core.machine import Key, state_of
 
 TURN_SECONDS = 5.0
 """Within this a healthy actor takes a turn."""
+DUE_LISTED_MAX = 1000
+
+_ADMINS: Mapping[str, frozenset[TokenRole]] = MappingProxyType(
+    {
+        "authority": frozenset(("site-admin",)),
+        "broker": frozenset(("broker-admin",)),
+        # guests have leases there; its machine is looked after by whoever runs the others
+        "service-manager": frozenset(("site-admin", "broker-admin")),
+    }
+)
+"""Who may tell an actor, by its role, what time it is."""
 
 
 class StatusRoutes:
-    """`/status`, `/health`"""
+    """`/status`, `/health`, `/clock`"""
 
     def __init__(self, actor: Actor[Any]) -> None:
         self._actor = actor
@@ -43,6 +60,15 @@ class StatusRoutes:
                 roles=frozenset(),
                 answer=models.Health,
             ),
+            Route(
+                method="POST",
+                path="/clock/confirm",
+                handler=self.confirm_clock,
+                summary="Follow the machine's clock after it jumped: it is right",
+                roles=_ADMINS[self._actor.role.title],
+                body=models.ClockRequest,
+                answer=models.ClockConfirmation,
+            ),
         )
 
     async def status(self, call: Call) -> models.Status:
@@ -57,6 +83,7 @@ class StatusRoutes:
             kid=party.kid,
             version=__version__,
             time=utc(self._actor.clock.tick()),
+            clock=_clock(self._actor.clock),
             leases=dict(sorted(Counter(state_of(record).value for record in leases).items())),
             counters={} if guest else dict(sorted(self._actor.counters.items())),
             peers=() if guest else self._peers(),
@@ -69,15 +96,22 @@ class StatusRoutes:
                 waiting[kid] += len(line.unacked)
         parties = self._actor.role.parties
         return tuple(
-            models.Peer(
-                name=party.name,
-                kid=kid,
-                url=party.url,
-                skew_ms=self._actor.skews.get(kid),
-                waiting=waiting[kid],
-            )
+            self._peer(party, waiting[kid])
             for kid, party in sorted(parties.items())
             if kid != self._actor.party.kid
+        )
+
+    def _peer(self, party: Party, waiting: int) -> models.Peer:
+        courier = self._actor.couriers.get(party.kid)
+        since = courier.unreachable_since if courier else None
+        return models.Peer(
+            name=party.name,
+            kid=party.kid,
+            url=party.url,
+            skew_ms=self._actor.skews.get(party.kid),
+            waiting=waiting,
+            failures=courier.failures if courier else 0,
+            unreachable_since=None if since is None else utc(since),
         )
 
     async def health(self, _call: Call) -> models.Health:
@@ -88,3 +122,52 @@ class StatusRoutes:
         except TimeoutError:
             raise Problem(503, "stuck", "the actor takes no turns", retry=True) from None
         return models.Health()
+
+    async def confirm_clock(self, call: Call) -> models.ClockConfirmation:
+        """Leases whose term ends by the new time end at once: a dry run tells which."""
+        clock, dry_run = self._actor.clock, call.body.dry_run
+
+        def act(role: Role[Any], now: int) -> models.ClockConfirmation:
+            jump = clock.jump_ms()
+            ends = sorted(_due(role, now, (clock.milliseconds() + jump) // 1000))
+            if jump and not dry_run:
+                clock.confirm()
+                text = f"a jump of {_seconds(jump)} s; {len(ends)} leases end by it"
+                note(role, "clock", now, "ClockConfirmed", call.by, text)
+            return models.ClockConfirmation(
+                dry_run=dry_run,
+                clock=_clock(clock),
+                jump_seconds=_seconds(jump),
+                due=tuple(_due_lease(role.leases[key]) for _, key in ends[:DUE_LISTED_MAX]),
+                more=max(len(ends) - DUE_LISTED_MAX, 0),
+            )
+
+        return await self._actor.submit(act)
+
+
+def _clock(clock: Clock) -> models.Clock:
+    tick = clock.tick()
+    return models.Clock(tick=tick, time=utc(tick), jump_seconds=_seconds(clock.jump_ms()))
+
+
+def _seconds(milliseconds: int) -> int:
+    return round(milliseconds / 1000)
+
+
+def _due(role: Role[Any], now: int, then: int) -> list[tuple[int, Key]]:
+    """When the term of each live lease is over that ends by `then`, and did not by `now`."""
+    return [
+        (record.term.end, key)
+        for key, record in role.leases.items()
+        if now < record.term.end <= then and not state_of(record).final
+    ]
+
+
+def _due_lease(record: Any) -> models.DueLease:
+    return models.DueLease(
+        holder=record.guest.kid,
+        id=record.id,
+        slice=record.slice,
+        units=record.units,
+        end=utc(record.term.end),
+    )

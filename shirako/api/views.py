@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 from shirako.actors.authority import Authority
 from shirako.actors.authority import Unit as UnitRecord
+from shirako.actors.probing import Probe
+from shirako.actors.reconciling import Finding, Report
 from shirako.api import models
 from shirako.clock import utc
 from shirako.core import authority, broker, guest, messages
@@ -42,6 +45,7 @@ def lease(record: guest.GuestLease, *, own: bool) -> models.Lease:
         latest_end=None if refused else latest,
         cap=(answer.cap if answer else record.offer.cap) or "",
         reason=record.reason,
+        degraded=record.degraded,
         renew=record.renew,
         held=tuple(unit(held, own=own) for held in record.held),
         answer=answer,
@@ -108,7 +112,7 @@ def story_line(entry: Entry) -> models.StoryLine:
 
 
 def site_node(
-    record: UnitRecord, site: Authority, attributes: Mapping[str, str]
+    record: UnitRecord, site: Authority, attributes: Mapping[str, str], probe: Probe | None
 ) -> models.SiteNode:
     holder = site.leases.get(record.owner) if record.owner else None
     return models.SiteNode(
@@ -121,6 +125,9 @@ def site_node(
         guest=_name(holder.guest) if holder else None,
         slice=holder.slice if holder else None,
         quarantined=record.quarantined,
+        probe=models.SiteProbe(time=utc(probe.tick), verdict=probe.verdict, note=probe.note)
+        if probe
+        else None,
         epoch=record.epoch,
         host=attributes.get("host"),
         port=attributes.get("port"),
@@ -140,6 +147,7 @@ def site_lease(record: authority.SiteLease) -> models.SiteLease:
         start=utc(record.term.start),
         end=utc(record.term.end),
         reason=record.reason,
+        degraded=record.degraded,
         broker=_name(record.broker),
         assignments=tuple(
             models.SiteUnit(
@@ -152,6 +160,40 @@ def site_lease(record: authority.SiteLease) -> models.SiteLease:
             )
             for a in record.assignments
         ),
+    )
+
+
+DIFFERENCES_MAX = 10_000
+"""More than that nobody reads, and no client should have to hold."""
+
+
+def reconciliation(report: Report) -> models.Reconciliation:
+    listed = report.findings[:DIFFERENCES_MAX]
+    return models.Reconciliation(
+        dry_run=report.dry_run,
+        units=report.units,
+        differences=tuple(map(_difference, listed)),
+        more=len(report.findings) - len(listed),
+        busy=report.busy,
+        unavailable=tuple(
+            models.SiteUnavailable(type=one.type, driver=one.driver, reason=one.reason)
+            for one in report.blind
+        ),
+        counts=dict(Counter(finding.done for finding in report.findings)),
+    )
+
+
+def _difference(finding: Finding) -> models.SiteDifference:
+    return models.SiteDifference(
+        unit=finding.unit,
+        where=finding.where,
+        fault=finding.fault,
+        what=finding.what,
+        lease=models.LeaseName(holder=finding.lease[0], id=finding.lease[1])
+        if finding.lease
+        else None,
+        done=finding.done,
+        note=finding.note,
     )
 
 

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lease": ("lease", "A guest's leases."),
     "site": ("site", "A site: its nodes, leases and delegations."),
     "broker": ("broker", "A broker: its calendar, tickets and delegations."),
+    "clock": ("clock", "The time that an actor goes by."),
     "states": ("states", "The three state machines, as text or diagrams."),
     "simulate": ("simulate", "Replay a trace through policies."),
     "verify": ("verify", "Check tickets, leases, receipts and audit records, offline."),

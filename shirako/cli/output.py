@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -74,3 +77,28 @@ def ahead(moment: datetime) -> str:
     seconds = int(moment.timestamp()) - RealClock().tick()
     rough = abs(seconds) // 60 * 60 if abs(seconds) >= 600 else abs(seconds)
     return f"in {format_duration(rough)}" if seconds >= 0 else f"{format_duration(rough)} ago"
+
+
+@contextmanager
+def ticking(doing: str) -> Iterator[None]:
+    """Says on a terminal what takes long, and for how long already; gone when it is done."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+
+    def tick() -> None:
+        seconds = 0
+        while not ended.wait(1.0):
+            seconds += 1
+            click.echo(f"\r{doing} ... {seconds} s", nl=False, err=True)
+
+    click.echo(f"{doing} ...", nl=False, err=True)
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        ticker.join()
+        click.echo("\r\x1b[K", nl=False, err=True)

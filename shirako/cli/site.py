@@ -10,10 +10,11 @@ import click
 
 from shirako.cli import output, values
 from shirako.cli.connection import Connection, connected, misused
+from shirako.cli.upkeep import quarantine, reconcile, release
 from shirako.clock import RealClock, utc
 
 if TYPE_CHECKING:
-    from shirako.api.models import Delegation, SiteLease
+    from shirako.api.models import Delegation, SiteLease, SiteNode
 
 _HOLDER = click.option("--holder", metavar="KID", help="Whose, where two guests use one id.")
 
@@ -23,11 +24,16 @@ def site() -> None:
     """A site: its nodes, the leases on them, and what it delegates to brokers."""
 
 
+site.add_command(quarantine)
+site.add_command(release)
+site.add_command(reconcile)
+
+
 @site.command(epilog="\b\nExample:\n  shirako site nodes --state quarantined")
 @click.option("--state", type=click.Choice(("free", "leased", "quarantined")))
 @connected
 def nodes(to: Connection, *, state: str | None) -> None:
-    """List the units: free, leased (to whom), quarantined (why)."""
+    """List the units: free, leased (to whom), quarantined (why), and what the last look found."""
     found = to.run(lambda client: client.nodes())
     found = tuple(one for one in found if state in (None, one.state))
     if to.json:
@@ -42,11 +48,20 @@ def nodes(to: Connection, *, state: str | None) -> None:
             one.guest or "",
             one.slice or "",
             one.host or "",
-            one.quarantined,
+            f"{one.probe.verdict} {one.probe.time:%H:%M:%S}Z" if one.probe else "",
+            _why(one),
         )
         for one in found
     ]
-    output.table(("NODE", "TYPE", "STATE", "LEASE", "GUEST", "SLICE", "HOST", "WHY"), rows)
+    headings = ("NODE", "TYPE", "STATE", "LEASE", "GUEST", "SLICE", "HOST", "PROBE", "WHY")
+    output.table(headings, rows)
+
+
+def _why(node: SiteNode) -> str:
+    """Why it is not handed out, or what is the matter with it."""
+    if node.quarantined or node.probe is None:
+        return node.quarantined
+    return node.probe.note
 
 
 @site.command(epilog="\b\nExample:\n  shirako site leases --state CloseFailed")
@@ -68,7 +83,7 @@ def leases(to: Connection, *, state: tuple[str, ...]) -> None:
             one.state,
             output.short(one.end),
             ",".join(a.unit for a in one.assignments if not a.swapped),
-            one.reason,
+            f"degraded: {one.degraded}" if one.degraded else one.reason,
         )
         for one in found
     ]
@@ -192,17 +207,6 @@ def retry(to: Connection, *, lease_id: str, holder: str | None) -> None:
     found = _find(to, lease_id, holder)
     tried = to.run(lambda client: client.retry_teardown(found.holder, found.id))
     output.as_json(tried) if to.json else click.echo(f"{tried.id} {tried.state}")
-
-
-@site.command(epilog="\b\nExample:\n  shirako site release n3")
-@click.argument("node")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@connected
-def release(to: Connection, *, node: str, yes: bool) -> None:
-    """Hand a quarantined node out again. You have checked that nothing is left on it."""
-    _confirm(f"Hand {node} out again? You have checked it?", yes=yes)
-    found = to.run(lambda client: client.release_node(node))
-    output.as_json(found) if to.json else click.echo(f"{found.name} {found.state}")
 
 
 def _confirm(question: str, *, yes: bool) -> None:

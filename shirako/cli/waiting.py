@@ -45,6 +45,11 @@ async def _follow(client: Client, lease: str, *, until_active: bool) -> Lease:
                 continue
             if event.lease.state == "Ticketed" and (last is None or last.state != "Ticketed"):
                 click.echo(f"waits for its start, {output.both(event.lease.start)}", err=True)
+            was = last.degraded if last is not None else ""
+            if event.lease.degraded != was:
+                now = event.lease.degraded
+                told = f"degraded: {now}" if now else "no longer degraded: all units work again"
+                click.echo(output.plain(told), err=True)
             last = event.lease
             if until_active and last.state == "Active":
                 break

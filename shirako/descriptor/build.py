@@ -30,6 +30,7 @@ from shirako.descriptor.values import (
     read_count,
     read_factor,
     read_instant,
+    read_interval,
     read_skew,
     read_term,
     read_timeout,
@@ -119,6 +120,7 @@ class _Builder:
             setup_timeout=float(read_timeout(self._text(element, "setup-timeout"))),
             teardown_timeout=float(read_timeout(self._text(element, "teardown-timeout"))),
             attempts=int(self._text(element, "attempts")),
+            probe=float(read_interval(self._text(element, "probe"))),
             line=self._line(element),
         )
 

@@ -48,6 +48,8 @@ class PoolSpec:
     setup_timeout: float
     teardown_timeout: float
     attempts: int
+    probe: float
+    """Seconds between two looks at a unit; 0: it is not looked at."""
     line: int
 
 

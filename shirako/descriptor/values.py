@@ -139,9 +139,18 @@ read_skew = _duration_within(1, 3_600)
 read_timeout = _duration_within(1, _DAY)
 read_term = _duration_within(1, 3_650 * _DAY)
 
+_interval = _duration_within(1, _DAY)
+
+
+def read_interval(text: str) -> int:
+    """Seconds between two times that something is done; 0 for `off`. Raises `Unreadable`."""
+    return 0 if text.strip() in ("off", "0", "0s") else _interval(text)
+
+
 _READERS: dict[str, Callable[[str], object]] = {
     "skew": read_skew,
     "timeout": read_timeout,
+    "interval": read_interval,
     "term": read_term,
     "instant": read_instant,
     "url": read_address,

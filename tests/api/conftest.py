@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,23 +21,26 @@ from shirako.actors.actor import Actor
 from shirako.actors.authority import Authority
 from shirako.actors.broker import Broker
 from shirako.actors.handling import Outcome
+from shirako.actors.performing import Pool, SitePerformer
+from shirako.actors.probing import Probing
 from shirako.actors.service_manager import ServiceManager
-from shirako.api import Tokens, application
+from shirako.api import Tokens, Upkeep, application
 from shirako.api.models import Lease
 from shirako.api.tokens import TokenRole
-from shirako.clock import RealClock, RealEntropy
+from shirako.clock import RealEntropy, SteadyClock
 from shirako.core.claims import Party
 from shirako.core.delegation import Delegation
 from shirako.core.machine import Key, Me, Work
 from shirako.core.policy import Assignment
 from shirako.core.terms import Term
-from shirako.handlers import HandlerFailed, Log
+from shirako.handlers import HandlerFailed, Log, UnitJob
 from shirako.ledger.memory import MemoryLedger
 from shirako.transport.local import LocalTransport
 from shirako.trust import PrivateKey
 from shirako_policies.first_come import FirstCome
 from shirako_policies.first_fit import FirstFit
 from shirako_policies.renew import Renew
+from twin import TwinDriver
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA0YhSZf0B1mFl1k2fRZ6rRkW2cX0cX0cX0cX0cX0cX0"
 DELEGATED_SECONDS = 20_000
@@ -61,12 +65,44 @@ class Handlers:
         outputs = {"host": "10.0.0.1", "port": "22", "user": "s-blue", "host_key": HOST_KEY}
         return Outcome(outputs, ("account_gone",))
 
-    async def probe(self, unit: str, epoch: int, tell: Log) -> None:
-        if "probe" in self.failing:
-            raise HandlerFailed("the test says so")
+    async def probe(self, unit: str, epoch: int, tell: Log, holder: Key | None = None) -> None:
+        raise HandlerFailed("a guest has no units")
 
     async def close(self) -> None:
         """Nothing to give back."""
+
+
+class Nodes(TwinDriver):
+    """The site's: the same, and what is on each node can be spoilt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failing: set[str] = set()
+
+    async def setup(self, job: UnitJob, log: Log) -> Mapping[str, str]:
+        log("setup begins")
+        await super().setup(job, log)
+        return {"host": "10.0.0.1", "port": "22", "user": "s-blue", "host_key": HOST_KEY}
+
+    async def _pass(self, handler: str, job: UnitJob | None) -> None:
+        await self.gate.wait()
+        await super()._pass(handler, job)
+        if handler in self.failing:
+            raise HandlerFailed("the test says so")
+
+
+class Jumping(SteadyClock):
+    """The real clocks, and a machine whose clock a test may set."""
+
+    def __init__(self) -> None:
+        self.set_ahead = 0
+        """Seconds."""
+        super().__init__(
+            lambda: time.time_ns() // 1_000_000 + self.set_ahead * 1000,
+            lambda: time.monotonic_ns() // 1_000_000,
+        )
 
 
 @dataclass(kw_only=True)
@@ -75,7 +111,11 @@ class World:
 
     actors: dict[str, Actor[Any]]
     servers: dict[str, TestServer]
-    handlers: dict[str, Handlers]
+    handlers: dict[str, Any]
+    """What the guest's and the broker's actor runs, and at `site` the driver of the nodes."""
+    probing: Probing
+    """Not started: a test that wants the nodes looked at starts it."""
+    clock: Jumping
     tokens: Tokens
     secrets: dict[str, str]
     session: aiohttp.ClientSession
@@ -171,8 +211,23 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         "seller": "broker-admin",
     }
     secrets = {name: tokens.create(name, role) for name, role in whose.items()}
-    transport, clock, entropy = LocalTransport(), RealClock(), RealEntropy()
-    handlers = {name: Handlers() for name in roles}
+    transport, clock, entropy = LocalTransport(), Jumping(), RealEntropy()
+    nodes = Nodes()
+    pools = {
+        kind: Pool(
+            type=kind,
+            units={name: {"host": name} for name in names},
+            drivers=[nodes],
+            setup_timeout=10.0,
+            teardown_timeout=10.0,
+            driver_names=["twin"],
+        )
+        for kind, names in units.items()
+    }
+    site_performer = SitePerformer(pools, lambda key: actors["site"].role.leases.get(key))
+    handlers: dict[str, Any] = {"site": nodes, "broker": Handlers(), "guest": Handlers()}
+    performers = {**handlers, "site": site_performer}
+    upkeep: dict[str, Upkeep] = {}
     actors: dict[str, Actor[Any]] = {}
     servers: dict[str, TestServer] = {}
     async with AsyncExitStack() as stack:
@@ -183,7 +238,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
                 open_role=role,
                 ledger=MemoryLedger(),
                 transport=transport,
-                performer=handlers[name],
+                performer=performers[name],
                 clock=clock,
                 entropy=entropy,
                 skew=30,
@@ -191,7 +246,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             await actor.start()
             stack.push_async_callback(actor.stop)
             transport.listen(parties[name].url, actor.receive)
-            servers[name] = TestServer(application(actor, tokens))
+            if name == "site":
+                upkeep[name] = Upkeep(site_performer, Probing(actor, {"node": 0.05}))
+                stack.push_async_callback(upkeep[name].probing.stop)
+            app = application(actor, tokens, upkeep=upkeep.get(name))
+            servers[name] = TestServer(app)
             await servers[name].start_server()
             stack.push_async_callback(servers[name].close)
             actors[name] = actor
@@ -213,6 +272,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             actors=actors,
             servers=servers,
             handlers=handlers,
+            probing=upkeep["site"].probing,
+            clock=clock,
             tokens=tokens,
             secrets=secrets,
             session=session,

@@ -15,6 +15,7 @@ from shirako.api.models import DelegationRequest
 from shirako.client import Client
 from shirako.core import authority
 from shirako.ledger import CommitFailed
+from world import until as come_to
 
 DELEGATION = {"name": "more", "to": "broker", "type": "big", "units": 1}
 
@@ -84,7 +85,12 @@ async def test_a_quarantined_node_is_released_once(world: Any) -> None:
     assert (await world.call("site", "admin", "POST", "/site/nodes/n0/release"))[0] == 200
     site = world.actors["site"]
     entries = await site.read_ledger(lambda ledger: ledger.story("unit/n0"))
-    assert [(e.what, e.by) for e in entries] == [("QuarantineLifted", "admin")]
+    assert [(e.what, e.by) for e in entries] == [
+        ("Checking", "admin"),
+        ("NotReleased", "admin"),
+        ("Checking", "admin"),
+        ("QuarantineLifted", "admin"),
+    ]
     assert (await world.call("site", "admin", "POST", "/site/nodes/zz/release"))[0] == 404
 
 
@@ -191,6 +197,11 @@ async def test_the_calendar_is_shown_in_part(world: Any) -> None:
         ("site", "GET", "/site/delegations", {"looker", "admin", "seller"}),
         ("site", "POST", "/site/delegations", {"admin"}),
         ("site", "POST", "/site/nodes/n9/release", {"admin"}),
+        ("site", "POST", "/site/nodes/n9/quarantine", {"admin"}),
+        ("site", "POST", "/site/reconcile", {"admin"}),
+        ("site", "POST", "/clock/confirm", {"admin"}),
+        ("broker", "POST", "/clock/confirm", {"seller"}),
+        ("guest", "POST", "/clock/confirm", {"admin", "seller"}),
         ("site", "POST", "/site/leases/a/b/close", {"admin"}),
         ("site", "POST", "/site/leases/a/b/retry", {"admin"}),
         ("broker", "GET", "/broker/calendar", {"looker", "admin", "seller"}),
@@ -231,6 +242,28 @@ async def test_messages_that_wait_for_a_peer_are_counted(world: Any) -> None:
     _, status, _ = await world.call("guest", "looker", "GET", "/status")
     waiting = {peer["name"]: peer["waiting"] for peer in status["peers"]}
     assert waiting["broker"] == 1
+
+
+async def test_a_peer_that_can_not_be_reached_is_told_and_since_when(world: Any) -> None:
+    transport = world.actors["guest"]._transport
+    url, taking = world.actors["broker"].party.url, world.actors["broker"].receive
+    transport.stop_listening(url)
+    await world.request()
+    await come_to(lambda: world.actors["guest"].couriers[broker_of(world)].failures > 0)
+    _, status, _ = await world.call("guest", "looker", "GET", "/status")
+    (peer,) = [one for one in status["peers"] if one["name"] == "broker"]
+    assert peer["failures"] >= 1
+    assert peer["unreachable_since"] <= status["time"]
+    transport.listen(url, taking)
+    await come_to(lambda: world.actors["guest"].couriers[broker_of(world)].failures == 0)
+    _, status, _ = await world.call("guest", "looker", "GET", "/status")
+    (peer,) = [one for one in status["peers"] if one["name"] == "broker"]
+    assert (peer["failures"], peer["unreachable_since"]) == (0, None)
+
+
+def broker_of(world: Any) -> str:
+    kid: str = world.actors["broker"].party.kid
+    return kid
 
 
 @pytest.mark.parametrize("actor", ["site", "broker", "guest"])

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,14 +82,32 @@ class Cli:
         return {"SHIRAKO_URL": self.urls[actor], "SHIRAKO_TOKEN": secret}
 
 
-def make(folder: Path) -> Cli:
+def make(folder: Path, descriptor: str = DESCRIPTOR) -> Cli:
     """A folder with a descriptor on free ports; nothing runs yet."""
     ports = free_ports(("127.0.0.1",), seed=str(folder))
     chosen = {name: next(ports) for name in ("site", "broker", "guest")}
-    (folder / "actors.xml").write_text(DESCRIPTOR.format(**chosen))
+    (folder / "actors.xml").write_text(descriptor.format(**chosen))
     urls = {name: f"http://127.0.0.1:{port}" for name, port in chosen.items()}
     unset = {"SHIRAKO_URL": "", "SHIRAKO_TOKEN": "", "XDG_CONFIG_HOME": str(folder / "config")}
     return Cli(folder, urls, unset)
+
+
+@contextlib.contextmanager
+def _serving(cli: Cli, delegations: int, **environment: str) -> Iterator[Cli]:
+    """Its actors run in another process, and there are tokens."""
+    cli("keys")
+    roles = {"ann": "guest", "bob": "guest", "ops": "site-admin", "sales": "broker-admin"}
+    for name, role in roles.items():
+        secret = cli("token", "create", name, "--role", role).strip()
+        (cli.folder / f"{name}.token").write_text(secret)
+    process = cli.start("run", "actors.xml", **environment)
+    try:
+        _wait(cli, process, delegations)
+        yield cli
+    finally:
+        process.terminate()
+        out, error = process.communicate(timeout=20)
+    assert process.returncode == 0, out + error
 
 
 @pytest.fixture
@@ -101,23 +119,27 @@ def still(tmp_path: Path) -> Cli:
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     """The command, with three actors running, in another process, and tokens."""
-    cli = make(tmp_path_factory.mktemp("cli"))
-    cli("keys")
-    roles = {"ann": "guest", "bob": "guest", "ops": "site-admin", "sales": "broker-admin"}
-    for name, role in roles.items():
-        secret = cli("token", "create", name, "--role", role).strip()
-        (cli.folder / f"{name}.token").write_text(secret)
-    process = cli.start("run", "actors.xml")
-    try:
-        _wait(cli, process)
+    with _serving(make(tmp_path_factory.mktemp("cli")), delegations=2) as cli:
         yield cli
-    finally:
-        process.terminate()
-        out, error = process.communicate(timeout=20)
-    assert process.returncode == 0, out + error
 
 
-def _wait(cli: Cli, process: subprocess.Popen[str]) -> None:
+Serve = Callable[..., contextlib.AbstractContextManager[Cli]]
+
+
+@pytest.fixture(scope="session")
+def serve() -> Serve:
+    """The same for a descriptor of a test's own, in a folder of its own."""
+
+    def serve(
+        folder: Path, descriptor: str, **environment: str
+    ) -> contextlib.AbstractContextManager[Cli]:
+        count = descriptor.count("<delegation")
+        return _serving(make(folder, descriptor), delegations=count, **environment)
+
+    return serve
+
+
+def _wait(cli: Cli, process: subprocess.Popen[str], delegations: int) -> None:
     for _ in range(300):
         assert process.poll() is None, process.communicate()
         try:
@@ -125,7 +147,7 @@ def _wait(cli: Cli, process: subprocess.Popen[str]) -> None:
                 with urlopen(f"{url}/api/v1/health", timeout=5):
                     pass
             sales: Any = cli.at("broker", "sales")
-            if len(json.loads(cli("broker", "delegations", "--json", **sales))) == 2:
+            if len(json.loads(cli("broker", "delegations", "--json", **sales))) == delegations:
                 return
         except OSError:
             time.sleep(0.05)

@@ -18,7 +18,7 @@ VALID = """\
   <!-- a site with two pools -->
   <authority name="site" url="http://127.0.0.1:7701" key="keys/site.jwk">
     <pool type="node.small" assignment="t-fit" setup-timeout="5m" teardown-timeout="90s"
-          attempts="4">
+          attempts="4" probe="90s">
       <property name="machine.memory" value="2GB"/>
       <driver name="t-ssh" admin-key="keys/admin" tries="7"/>
       <unit name="n1" host="10.231.0.11" port="22" host-key="ssh-ed25519 AAAA"/>

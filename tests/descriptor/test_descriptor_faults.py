@@ -403,7 +403,7 @@ def test_the_rendered_text(faults: Faults, site: Path) -> None:
 
 GOLDEN = """\
 actors.xml:5: pool 'node.small' has no attribute 'setup-timout'. Mend: did you mean setup-timeout? \
-known are assignment, attempts, setup-timeout, teardown-timeout, type.
+known are assignment, attempts, probe, setup-timeout, teardown-timeout, type.
 actors.xml:17: delegations of type 'node.small' ('share') grant 6 units from \
 2026-01-01T00:00:00Z, but the pool has 4. Mend: grant fewer, add units, keep the terms apart, or \
 allow it: overbooking="2".

@@ -51,6 +51,7 @@ def test_the_whole_model(site: Path) -> None:
     )
     assert big.assignment == Plugin(name="t-spread", options={"racks": "2"}, line=13)
     assert (big.setup_timeout, big.teardown_timeout, big.attempts) == (300.0, 120.0, 3)
+    assert (small.probe, big.probe) == (90.0, 300.0)
     assert authority.delegations == (
         DelegationSpec(
             name="share",
@@ -156,6 +157,7 @@ NEXT_SHARE = (
         ("127.0.0.1:7702", "localhost:7702"),
         ("http://127.0.0.1:7702", "https://broker.example.org:7702"),
         ('attempts="4"', 'attempts=" 4 "'),
+        ('probe="90s"', 'probe="1h30m"'),
         ('value="2GB"', 'value=""'),
         ('value="2GB"', 'value="&lt;2 &amp; \u00e9&#10;"'),
         # the second share begins where the first ends
@@ -168,6 +170,16 @@ def test_other_ways_to_be_sound(
     text = (site / "actors.xml").read_text()
     assert old in text
     assert len(read(text.replace(old, new)).actors) == 3
+
+
+@pytest.mark.parametrize("text", ["off", " off ", "0", "0s"])
+def test_units_that_are_not_looked_at(
+    read: Callable[[str], Descriptor], site: Path, text: str
+) -> None:
+    found = read((site / "actors.xml").read_text().replace('probe="90s"', f'probe="{text}"'))
+    authority = found.actors[0]
+    assert isinstance(authority, AuthoritySpec)
+    assert [pool.probe for pool in authority.pools] == [0.0, 300.0]
 
 
 def test_a_prefix_for_the_namespace(read: Callable[[str], Descriptor], site: Path) -> None:

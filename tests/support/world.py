@@ -46,7 +46,7 @@ class Hands:
             raise HandlerFailed("the test says so")
         return Outcome(outputs={"host": work.unit}, checks=("account_gone",))
 
-    async def probe(self, unit: str, epoch: int, tell: Log) -> None:
+    async def probe(self, unit: str, epoch: int, tell: Log, holder: Key | None = None) -> None:
         if ("probe", unit) in self.fails:
             raise HandlerFailed("the test says so")
 
