@@ -28,7 +28,7 @@ from shirako.actors.broker import Broker
 from shirako.actors.handling import Performer
 from shirako.actors.performing import GuestPerformer, NoPerformer, Pool, SitePerformer
 from shirako.actors.probing import Probing
-from shirako.actors.role import Role
+from shirako.actors.role import Refused, Role
 from shirako.actors.service_manager import ServiceManager
 from shirako.api import Tokens, Upkeep, application
 from shirako.clock import Clock, Entropy, RealClock, RealEntropy
@@ -55,6 +55,7 @@ from shirako.transport.local import LocalTransport
 from shirako.trust import PrivateKey
 
 GUEST_HANDLER_SECONDS = 600.0
+INSIST_SECONDS = 2.0
 DELEGATED_TICKS = 365 * 24 * 3600
 """How long a delegation lasts whose descriptor names no end."""
 
@@ -320,10 +321,24 @@ async def _begin(one: Running, parties: dict[str, Party]) -> None:
     """What the descriptor wants of an actor that starts for the first time; again: no change."""
     if isinstance(one.spec, AuthoritySpec):
         for wanted in one.spec.delegations:
-            await one.actor.submit(partial(_delegate, wanted, one.spec, parties))
+            await _insist(one.actor, partial(_delegate, wanted, one.spec, parties))
     if isinstance(one.spec, ServiceManagerSpec):
         for lease in one.spec.leases:
-            await one.actor.submit(partial(_demand, lease, one.spec.name))
+            await _insist(one.actor, partial(_demand, lease, one.spec.name))
+
+
+async def _insist(actor: Actor[Any], act: Callable[[Any, int], Any]) -> None:
+    """Submit it until it is stored: on a full disk the actor serves, and this waits."""
+    while True:
+        try:
+            await actor.submit(act)
+        except Refused as refused:
+            if not refused.retry:
+                raise
+            log.warning("%s waits to do what its descriptor says: %s", actor.party.name, refused)
+            await asyncio.sleep(INSIST_SECONDS)
+        else:
+            return
 
 
 def _delegate(

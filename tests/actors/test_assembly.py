@@ -12,6 +12,8 @@ import pytest
 from shirako.assembly import Running, running
 from shirako.demo.processes import make_keys
 from shirako.descriptor import Descriptor, read_descriptor
+from shirako.ledger import CommitFailed
+from shirako.ledger.sqlite import SqliteLedger
 from shirako.testbed.ports import free_ports
 from trio import DESCRIPTOR
 from world import until
@@ -92,3 +94,23 @@ async def test_a_broker_that_is_down_stops_no_start(
     async with running(descriptor, ("site", "guest")) as actors:
         await until(lambda: "broker can not be reached" in caplog.text)
         assert states(actors, "guest") == ["Ticketing"]
+
+
+async def test_a_start_on_a_full_disk_waits_for_room(
+    describe: Callable[..., Descriptor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The actors are there, and what the descriptor wants of them comes when it can be stored."""
+    refusals = iter(range(2))
+    commit = SqliteLedger.commit
+
+    def full(ledger: SqliteLedger, *what: Any) -> None:
+        if next(refusals, None) is not None:
+            raise CommitFailed("database or disk is full")
+        commit(ledger, *what)
+
+    monkeypatch.setattr(SqliteLedger, "commit", full)
+    monkeypatch.setattr("shirako.assembly.INSIST_SECONDS", 0.1)
+    monkeypatch.setattr("shirako.actors.actor.RELOAD_SECONDS", 0.05)
+    async with running(describe()) as actors:
+        await until(lambda: states(actors, "guest") == ["Active"], lambda: states(actors, "guest"))
+    assert next(refusals, None) is None
