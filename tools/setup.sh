@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES="slapd ldap-utils openssh-server openssh-client iproute2 procps libnss-ldapd nslcd"
+PACKAGES="slapd ldap-utils openssh-server openssh-client iproute2 procps libnss-ldapd nslcd postgresql"
 PYTHON=${PYTHON:-python3}
 
 say() { echo "setup: $*" >&2; }

@@ -20,6 +20,11 @@ from shirako.handlers import Options, UnitJob
 _LABEL = 63
 """Longest part of a host name (RFC 1123), and one less than Linux takes for the whole."""
 
+NODE_MARK = "Shirako guest of lease "
+"""How the comment field of an account of ours begins on a node."""
+DIRECTORY_MARK = "Shirako slice"
+"""The comment of an account of ours in the directory, and the description of a slice there."""
+
 
 class AccountOptions(Options):
     """The range that uids are taken from; give every driver of a site the same one."""

@@ -1,12 +1,7 @@
 """Driver `directory`: writes where a slice's units are to LDAP, for NSS clients (RFC 2307).
 
 One subtree a slice, `ou=SLICE,BASE`, or `ou=SLICE@GUEST,BASE` when the authority says in property
-`guest` whose the slice is: two guests may use the same name.
-
-    ou=hosts      device and ipHost, one entry a unit: cn=UNIT
-    ou=people     posixAccount: the account that the node driver makes, of the same name and uid
-    ou=groups     posixGroup
-    ou=netgroups  nisNetgroup: one triple (host,user,) for each name of each unit
+`guest` whose the slice is: two guests may use the same name. What is in it: see `entries`.
 
 The first unit of a slice makes the subtree and the last one removes it, so that nobody counts
 leases. What goes wrong here blames no unit: every failure is `Unavailable`.
@@ -23,56 +18,48 @@ import socket
 import ssl
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import ldap3
 from ldap3.core import results
 from ldap3.core.exceptions import LDAPException
-from ldap3.utils.dn import escape_rdn
 from pydantic import Field
 
 from shirako import handlers
-from shirako.handlers import DescriptorPath, Log, Unavailable, UnitJob
-from shirako_drivers.accounts import Account, AccountOptions, account_of, guest_of, host_name
+from shirako.handlers import (
+    DescriptorPath,
+    Difference,
+    HandlerFailed,
+    Log,
+    Unavailable,
+    UnitJob,
+    Unsuitable,
+)
+from shirako_drivers.accounts import DIRECTORY_MARK, AccountOptions
+from shirako_drivers.directory_survey import differences, is_abandoned, is_left_over
+from shirako_drivers.entries import (
+    ATTRIBUTES,
+    FOLDERS,
+    Attributes,
+    Slice,
+    Tree,
+    host_attributes,
+    is_ours,
+    slice_dn,
+    slice_of,
+    triples_of,
+)
 from shirako_drivers.threads import Call, Threads
 
-T = TypeVar("T")
+_PAGED_RESULTS = "1.2.840.113556.1.4.319"
 
-_LOCKS = 64
-"""Slices share this many locks: a fixed number, however many slices there were."""
+_LOCKS = tuple(threading.Lock() for _ in range(64))
+"""Slices share these: a fixed number, however many slices there were. Pools share them too, since
+a slice may have units of several."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """Where a slice is in the directory, and whose account is in it."""
-
-    ou: str
-    base_dn: str
-    account: Account
-
-    @property
-    def dn(self) -> str:
-        return f"ou={escape_rdn(self.ou)},{self.base_dn}"
-
-    def folder(self, name: str) -> str:
-        return f"ou={name},{self.dn}"
-
-    def host(self, unit: str) -> str:
-        return f"cn={escape_rdn(unit)},{self.folder('hosts')}"
-
-    @property
-    def user(self) -> str:
-        return f"uid={self.account.name},{self.folder('people')}"
-
-    @property
-    def group(self) -> str:
-        return f"cn={self.account.name},{self.folder('groups')}"
-
-    @property
-    def netgroup(self) -> str:
-        return f"cn={self.account.name},{self.folder('netgroups')}"
+_PAGE = 500
+"""Entries that a search asks for at once; many servers give no more."""
 
 
 class DirectoryOptions(AccountOptions):
@@ -100,18 +87,20 @@ class DirectoryDriver:
     def __init__(self, options: DirectoryOptions) -> None:
         self._options = options
         self._threads = Threads(options.connections, "ldap")
-        self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     async def setup(self, job: UnitJob, log: Log) -> Mapping[str, str]:
         def work(call: Call) -> Mapping[str, str]:
-            entry = self._slice(job)
-            address = _address(job)
-            with self._turn(entry), self._directory(call) as directory:
-                if not directory.put_host(entry, job, address):
-                    directory.put_slice(entry, self._options.shell)
-                    if not directory.put_host(entry, job, address):
+            entry = slice_of(job, self._options.base_dn, self._options)
+            attributes = host_attributes(job, _address(job))
+            with _turn(entry.dn), self._directory(call) as directory:
+                if not directory.put_host(entry.host(job.unit), attributes):
+                    self._put_slice(directory, entry)
+                    if not directory.put_host(entry.host(job.unit), attributes):
                         raise Unavailable(f"the directory has no entry {entry.base_dn}")
-                directory.update_netgroup(entry)
+                if entry.account.name not in directory.update_netgroups(entry.dn):
+                    # It is not the slice's first lease, and its account has another name.
+                    self._put_slice(directory, entry)
+                    directory.update_netgroups(entry.dn)
             call.log(f"the directory names {job.unit} at {entry.host(job.unit)}")
             return {"directory.dn": entry.dn, "directory.netgroup": entry.account.name}
 
@@ -119,14 +108,14 @@ class DirectoryDriver:
 
     async def teardown(self, job: UnitJob, log: Log) -> tuple[str, ...]:
         def work(call: Call) -> tuple[str, ...]:
-            entry = self._slice(job)
-            with self._turn(entry), self._directory(call) as directory:
-                directory.remove(entry.host(job.unit))
-                if directory.remove(entry.folder("hosts")):
-                    directory.remove_slice(entry)
+            try:
+                entry = slice_of(job, self._options.base_dn, self._options)
+            except Unsuitable:
+                # It was refused before anything was written.
+                return ("directory_gone",)
+            with _turn(entry.dn), self._directory(call) as directory:
+                if directory.remove_host(entry.host(job.unit), entry.dn):
                     call.log(f"the directory has no more units of {entry.ou}")
-                else:
-                    directory.update_netgroup(entry)
                 directory.verify_gone(entry.host(job.unit))
             call.log(f"the directory does not name {job.unit} any more")
             return ("directory_gone",)
@@ -140,17 +129,87 @@ class DirectoryDriver:
 
         await self._threads.run(work, log)
 
+    async def survey(self, jobs: Sequence[UnitJob], log: Log) -> Sequence[Difference]:
+        def work(call: Call) -> Sequence[Difference]:
+            held = [
+                (job, slice_of(job, self._options.base_dn, self._options))
+                for job in jobs
+                if job.lease
+            ]
+            addresses = {}
+            for job in jobs:
+                try:
+                    addresses[job.unit] = _address(job)
+                except (HandlerFailed, Unavailable) as error:
+                    call.log(f"addresses of {job.unit} are not compared: {error}")
+            with self._directory(call) as directory:
+                tree = directory.tree(self._options.base_dn)
+            return list(differences(tree, held, addresses))
+
+        return await self._threads.run(work, log)
+
+    async def mend(self, differences: Sequence[Difference], job: UnitJob | None, log: Log) -> None:
+        """Write what the job's unit needs, and take off what is left over.
+
+        Each entry is looked at again before it goes: it may have come right meanwhile, or it may
+        be that of a set-up that has just begun.
+        """
+        left = [one.what for one in differences if one.fault == "left over"]
+
+        def work(call: Call) -> None:
+            with self._directory(call) as directory:
+                for dn in left:
+                    with _turn(self._slice_around(dn)):
+                        self._remove_left_over(directory, dn, job)
+                if job is None or not job.lease:
+                    return
+                entry = slice_of(job, self._options.base_dn, self._options)
+                with _turn(entry.dn):
+                    self._put_slice(directory, entry)
+                    directory.put_host(entry.host(job.unit), host_attributes(job, _address(job)))
+                    directory.update_netgroups(entry.dn)
+
+        await self._threads.run(work, log)
+
     async def close(self) -> None:
         await self._threads.close()
 
-    def _slice(self, job: UnitJob) -> _Slice:
-        guest = guest_of(job)
-        name = f"{job.slice}@{guest}" if guest else job.slice
-        return _Slice(name, self._options.base_dn, account_of(job, self._options))
+    def _put_slice(self, directory: _Directory, entry: Slice) -> None:
+        """Make all but the hosts; their folder comes last, and says that the rest is there."""
+        account = entry.account
+        directory.put(entry.dn, ["organizationalUnit"], {"description": [DIRECTORY_MARK]})
+        for folder in FOLDERS[:-1]:
+            directory.put(entry.folder(folder), ["organizationalUnit"], {})
+        about = {
+            "cn": [account.name],
+            "loginShell": [self._options.shell],
+            "gecos": [DIRECTORY_MARK],
+        }
+        classes = ["account", "posixAccount", "shadowAccount"]
+        directory.put(entry.user, classes, {**about, **entry.user_numbers})
+        directory.put(entry.group, ["posixGroup"], entry.group_numbers)
+        directory.put(entry.netgroup, ["nisNetgroup"], {})
+        directory.put(entry.folder(FOLDERS[-1]), ["organizationalUnit"], {})
 
-    def _turn(self, entry: _Slice) -> threading.Lock:
-        # Held by the thread, not by the handler: a cancelled handler's thread may still write.
-        return self._locks[zlib.crc32(entry.ou.encode()) % _LOCKS]
+    def _slice_around(self, dn: str) -> str:
+        """The DN of the slice that an entry is in; "" when it is in none."""
+        tree = Tree(self._options.base_dn)
+        tree.add(dn, {})
+        return next((slice_dn(one.ou, self._options.base_dn) for one in tree.slices.values()), "")
+
+    def _remove_left_over(self, directory: _Directory, dn: str, job: UnitJob | None) -> None:
+        around = self._slice_around(dn)
+        tree = directory.tree(around) if around else None
+        for found in tree.slices.values() if tree else ():
+            if job is None:
+                if is_abandoned(found):
+                    directory.remove_slice(found.dn)
+                return
+            own = slice_of(job, self._options.base_dn, self._options) if job.lease else None
+            unit = job.unit.lower()
+            at_home = own is not None and own.ou.lower() == found.ou.lower()
+            if not at_home and is_left_over(found, unit, _address(job)):
+                directory.remove_host(found.dn_of("hosts", unit), found.dn)
 
     def _server(self) -> ldap3.Server:
         """New each time: one that failed remembers its address as bad for a while."""
@@ -183,7 +242,7 @@ class DirectoryDriver:
             try:
                 connection.open()
                 call.guard(connection.socket)
-                directory = _Directory(connection)
+                directory = _Directory(connection, self._options.base_dn)
                 if self._options.start_tls:
                     connection.start_tls()
                     call.guard(connection.socket)
@@ -198,8 +257,9 @@ class DirectoryDriver:
 class _Directory:
     """What the driver does to entries, each in a way that may be repeated."""
 
-    def __init__(self, connection: ldap3.Connection) -> None:
+    def __init__(self, connection: ldap3.Connection, base_dn: str) -> None:
         self._connection = connection
+        self._base_dn = base_dn
 
     def ask(
         self,
@@ -212,65 +272,92 @@ class _Directory:
         done, result, response, _ = operation(*arguments)
         code = result["result"]
         if not done and code not in (results.RESULT_SUCCESS, *accept):
-            raise Unavailable(
-                f"the directory refuses to {what}: {result['description']} {result['message']}"
-            )
+            raise Unavailable(_refusal(what, result))
         return code, response or []
 
-    def put_slice(self, entry: _Slice, shell: str) -> None:
-        """Make all but the hosts; their folder comes last, and says that the rest is there."""
-        account = entry.account
-        self._add(entry.dn, "organizationalUnit", {})
-        for folder in ("people", "groups", "netgroups"):
-            self._add(entry.folder(folder), "organizationalUnit", {})
-        self._add(
-            entry.user,
-            ["account", "posixAccount", "shadowAccount"],
-            {
-                "cn": account.name,
-                "uidNumber": account.uid,
-                "gidNumber": account.uid,
-                "homeDirectory": account.home,
-                "loginShell": shell,
-                "gecos": "Shirako slice",
-            },
+    def put(self, dn: str, classes: list[str], attributes: Attributes) -> bool:
+        """Whether the entry is there now, and says this; False when what it would be in is not."""
+        accept = (results.RESULT_ENTRY_ALREADY_EXISTS, results.RESULT_NO_SUCH_OBJECT)
+        code, _ = self.ask(
+            f"add {dn}", self._connection.add, dn, classes, attributes, accept=accept
         )
-        self._add(entry.group, "posixGroup", {"gidNumber": account.uid})
-        self._add(entry.netgroup, "nisNetgroup", {})
-        self._add(entry.folder("hosts"), "organizationalUnit", {})
-
-    def put_host(self, entry: _Slice, job: UnitJob, address: str) -> bool:
-        """Whether the unit's entry is there now; False when its folder is not."""
-        dn = entry.host(job.unit)
-        names = sorted({job.unit, job.outputs.get("host.name") or host_name(job)})
-        attributes = {"cn": names, "ipHostNumber": [address], "description": [f"lease {job.lease}"]}
-        code = self._add(dn, ["device", "ipHost"], attributes)
-        if code == results.RESULT_ENTRY_ALREADY_EXISTS:
+        if code == results.RESULT_ENTRY_ALREADY_EXISTS and attributes:
             changes = {name: [(ldap3.MODIFY_REPLACE, new)] for name, new in attributes.items()}
             self.ask(f"change {dn}", self._connection.modify, dn, changes)
         return code != results.RESULT_NO_SUCH_OBJECT
 
-    def update_netgroup(self, entry: _Slice) -> None:
-        """Make the triples those of the hosts that are there."""
-        _, hosts = self.ask(
-            f"list the hosts of {entry.ou}",
-            lambda: self._connection.search(
-                entry.folder("hosts"), "(objectClass=ipHost)", ldap3.LEVEL, attributes=["cn"]
-            ),
-        )
-        names = {name for host in hosts for name in host.get("attributes", {}).get("cn", ())}
-        triples = sorted(f"({name},{entry.account.name},)" for name in names)
-        # The attribute has no equality rule: single values can be neither added nor removed.
-        changes = {"nisNetgroupTriple": [(ldap3.MODIFY_REPLACE, triples)]}
-        self.ask("change the netgroup", self._connection.modify, entry.netgroup, changes)
+    def put_host(self, dn: str, attributes: Attributes) -> bool:
+        """As `put`, for a unit."""
+        return self.put(dn, ["device", "ipHost"], attributes)
 
-    def remove_slice(self, entry: _Slice) -> None:
-        """Remove what `put_slice` made, except the hosts' folder, which has to be gone already."""
-        for dn in (entry.netgroup, entry.group, entry.user):
-            self.remove(dn)
+    def tree(self, dn: str) -> Tree:
+        """All that is at and below an entry that is in, or is, the base."""
+        tree = Tree(self._base_dn)
+        for entry in self._search(dn):
+            tree.add(entry["dn"], entry["attributes"])
+        return tree
+
+    def _search(self, dn: str) -> Iterator[dict[str, Any]]:
+        cookie: Any = None
+        while True:
+            done, result, response, _ = self._connection.search(
+                dn,
+                "(objectClass=*)",
+                ldap3.SUBTREE,
+                attributes=ATTRIBUTES,
+                paged_size=_PAGE,
+                paged_cookie=cookie,
+            )
+            if result["result"] == results.RESULT_NO_SUCH_OBJECT:
+                return
+            if result["result"] != results.RESULT_SUCCESS:
+                raise Unavailable(_refusal(f"list {dn}", result))
+            yield from (one for one in response or () if one["type"] == "searchResEntry")
+            control = result.get("controls", {}).get(_PAGED_RESULTS, {})
+            cookie = control.get("value", {}).get("cookie")
+            if not done or not cookie:
+                return
+
+    def update_netgroups(self, dn: str) -> set[str]:
+        """Make the triples of a slice's netgroups those of the hosts that are there.
+
+        Returns the netgroups' names.
+        """
+        names: set[str] = set()
+        for found in self.tree(dn).slices.values():
+            hosts = found.of("hosts").values()
+            for user, entry in found.of("netgroups").items():
+                triples = triples_of(hosts, user)
+                names.add(user)
+                if sorted(entry["nisNetgroupTriple"]) != triples:
+                    # The attribute has no equality rule: single values can be neither added nor
+                    # removed.
+                    changes = {"nisNetgroupTriple": [(ldap3.MODIFY_REPLACE, triples)]}
+                    netgroup = found.dn_of("netgroups", user)
+                    self.ask("change a netgroup", self._connection.modify, netgroup, changes)
+        return names
+
+    def remove_host(self, host: str, dn: str) -> bool:
+        """Remove a host, and its slice with the last one; whether that has gone too."""
+        self.remove(host)
+        if self.remove(f"ou=hosts,{dn}"):
+            self.remove_slice(dn)
+            return True
+        self.update_netgroups(dn)
+        return False
+
+    def remove_slice(self, dn: str) -> None:
+        """Remove what was made of a slice without hosts, and nothing that others put there."""
+        if not self.remove(f"ou=hosts,{dn}"):
+            return
+        for found in self.tree(dn).slices.values():
+            for folder in ("netgroups", "groups", "people"):
+                for name, entry in found.of(folder).items():
+                    if is_ours(folder, name, entry):
+                        self.remove(found.dn_of(folder, name))
         for folder in ("netgroups", "groups", "people"):
-            self.remove(entry.folder(folder))
-        self.remove(entry.dn)
+            self.remove(f"ou={folder},{dn}")
+        self.remove(dn)
 
     def remove(self, dn: str) -> bool:
         """Whether the entry is not there now; False when others are below it."""
@@ -279,14 +366,14 @@ class _Directory:
         return code != results.RESULT_NOT_ALLOWED_ON_NON_LEAF
 
     def verify_gone(self, dn: str) -> None:
-        if self._exists(dn):
+        if self.has(dn):
             raise Unavailable(f"the directory still names {dn}")
 
     def verify_there(self, dn: str) -> None:
-        if not self._exists(dn):
+        if not self.has(dn):
             raise Unavailable(f"the directory has no entry {dn}")
 
-    def _exists(self, dn: str) -> bool:
+    def has(self, dn: str) -> bool:
         code, _ = self.ask(
             f"read {dn}",
             lambda: self._connection.search(
@@ -296,13 +383,15 @@ class _Directory:
         )
         return code == results.RESULT_SUCCESS
 
-    def _add(self, dn: str, classes: str | list[str], attributes: Mapping[str, Any]) -> int:
-        """The result code: success, or that the entry is there already, or its parent is not."""
-        accept = (results.RESULT_ENTRY_ALREADY_EXISTS, results.RESULT_NO_SUCH_OBJECT)
-        code, _ = self.ask(
-            f"add {dn}", self._connection.add, dn, classes, attributes, accept=accept
-        )
-        return code
+
+def _turn(dn: str) -> threading.Lock:
+    """The lock of a slice: held by the thread, not by the handler, for a cancelled handler's thread
+    may still write."""
+    return _LOCKS[zlib.crc32(dn.lower().encode()) % len(_LOCKS)]
+
+
+def _refusal(what: str, result: Mapping[str, Any]) -> str:
+    return f"the directory refuses to {what}: {result['description']} {result['message']}"
 
 
 def _close(connection: ldap3.Connection) -> None:
@@ -315,7 +404,10 @@ def _close(connection: ldap3.Connection) -> None:
 
 
 def _address(job: UnitJob) -> str:
-    """The unit's IP address, which an ipHost must have; raises `Unavailable`."""
+    """The unit's IP address, which an ipHost must have.
+
+    Raises `Unavailable`, or `HandlerFailed` when what the unit has for a host can be none.
+    """
     host = job.node.get("host", "")
     try:
         return str(ipaddress.ip_address(host))
@@ -325,3 +417,5 @@ def _address(job: UnitJob) -> str:
         return str(socket.getaddrinfo(host, None)[0][4][0])
     except OSError as error:
         raise Unavailable(f"the address of {host!r} is not known: {error}") from error
+    except ValueError as error:
+        raise HandlerFailed(f"{job.unit} has the host {host!r}, which can be none") from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from shirako import handlers
-from shirako.handlers import HandlerFailed, Log, Options, UnitJob
+from shirako.handlers import Difference, HandlerFailed, Log, Options, UnitJob
 
 
 def _comma_list(value: object) -> object:
@@ -62,6 +62,12 @@ class NullDriver:
 
     async def probe(self, job: UnitJob, log: Log) -> None:
         await self._act("probe", job)
+
+    async def survey(self, jobs: Sequence[UnitJob], log: Log) -> Sequence[Difference]:
+        return ()
+
+    async def mend(self, differences: Sequence[Difference], job: UnitJob | None, log: Log) -> None:
+        """There is nothing to mend."""
 
     async def close(self) -> None:
         """There is nothing to give back."""

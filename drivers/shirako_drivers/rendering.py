@@ -6,13 +6,19 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, Template
+from jinja2.sandbox import SandboxedEnvironment
 
-from shirako.handlers import HandlerFailed, UnitJob
+from shirako.handlers import UnitJob, Unsuitable
 from shirako_drivers.accounts import Account, host_name
 
-# The results are configuration files, not pages: there is no markup to escape for.
-_JINJA = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
+MAX_CHARACTERS = 1 << 18
+"""Of one rendered file."""
+
+# The results are configuration files, not pages: there is no markup to escape for. The templates
+# are the site's own; the sandbox is for what a guest's property could make of one that formats it,
+# or counts to it.
+_JINJA = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 
 class NodeFiles:
@@ -34,9 +40,14 @@ class NodeFiles:
                 target = f"/{path.relative_to(folder).with_suffix('')}"
                 self._templates[target] = _JINJA.from_string(path.read_text("utf-8"))
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Absolute paths of the files."""
+        return tuple(self._templates)
+
     def render(self, job: UnitJob, account: Account) -> dict[str, str]:
-        """Text by absolute path; raises `HandlerFailed`."""
-        known = {
+        """Text by absolute path. Raises `Unsuitable`: on another unit it would go no better."""
+        known: dict[str, object] = {
             "unit": job.unit,
             "host_name": host_name(job),
             "lease": job.lease,
@@ -44,14 +55,23 @@ class NodeFiles:
             "type": job.type,
             "end_utc": f"{datetime.fromtimestamp(job.end, UTC):%Y-%m-%d %H:%M:%S UTC}",
             "user": account.name,
-            "properties": job.properties,
-            "outputs": job.outputs,
-            "node": job.node,
+            "properties": dict(job.properties),
+            "outputs": dict(job.outputs),
+            "node": dict(job.node),
         }
-        rendered = {}
-        for path, template in self._templates.items():
-            try:
-                rendered[path] = template.render(known)
-            except TemplateError as error:
-                raise HandlerFailed(f"the template of {path}: {error}") from error
-        return rendered
+        return {path: _text(path, template, known) for path, template in self._templates.items()}
+
+
+def _text(path: str, template: Template, known: dict[str, object]) -> str:
+    text = ""
+    try:
+        for piece in template.generate(known):
+            text += piece
+            if len(text) > MAX_CHARACTERS:
+                break
+    # Whatever Python can raise, a template's expressions can.
+    except Exception as error:
+        raise Unsuitable(f"the template of {path}: {str(error) or type(error).__name__}") from error
+    if len(text) > MAX_CHARACTERS:
+        raise Unsuitable(f"the template of {path} makes more than {MAX_CHARACTERS} characters")
+    return text

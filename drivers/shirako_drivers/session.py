@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import errno
+import hashlib
 import io
 import logging
 import socket
@@ -32,6 +35,10 @@ logging.getLogger(_LOG_CHANNEL).setLevel(logging.CRITICAL + 1)
 MAX_LINE = 2_000
 MAX_LINES = 10_000
 MAX_BYTES = 1 << 20
+MAX_BEFORE_LOGIN = 1 << 18
+"""Bytes that a node may send before the login is done."""
+MAX_RECEIVED = 1 << 23
+"""Bytes that a node may send in one connection. paramiko keeps what nobody has read yet."""
 
 
 class SshOptions(Options):
@@ -86,6 +93,18 @@ class Session:
         `on_line` gets each line that it prints on either output, made printable. Raises `Lost`;
         `HandlerFailed` when the command takes too long or prints MAX_LINES or MAX_BYTES.
         """
+        return self._run(command, stdin, on_line, ends_input=True)
+
+    def converse(self, command: str, opening: str, answer: Callable[[str], str | None]) -> None:
+        """Run a command whose input stays open: what `answer` returns for a line is sent to it.
+
+        Raises as `run` does.
+        """
+        self._run(command, opening, answer, ends_input=False)
+
+    def _run(
+        self, command: str, stdin: str, on_line: Callable[[str], str | None], *, ends_input: bool
+    ) -> int:
         deadline = self._call.now() + self._timeout
         try:
             transport = self._client.get_transport()
@@ -97,14 +116,20 @@ class Session:
                 channel.settimeout(self._timeout)
                 channel.exec_command(command)
                 channel.sendall(stdin.encode())
-                channel.shutdown_write()
+                if ends_input:
+                    channel.shutdown_write()
                 for line in _lines(channel, lambda: deadline - self._call.now()):
-                    on_line(line)
+                    reply = on_line(line)
+                    if reply is not None:
+                        channel.sendall(reply.encode())
                 channel.status_event.wait(max(0.0, deadline - self._call.now()))
                 done, status = channel.exit_status_ready(), channel.exit_status
         except TimeoutError as error:
             raise HandlerFailed(f"a command took longer than {self._timeout:g} s") from error
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except (Lost, HandlerFailed):
+            raise
+        # paramiko passes on whatever the node's bytes made its own thread raise.
+        except Exception as error:
             raise Lost(_reason(error)) from error
         if not done or status < 0:
             raise Lost("the command was ended before it was done")
@@ -148,6 +173,15 @@ def one_time_key() -> paramiko.PKey:
     return paramiko.Ed25519Key.from_private_key(io.StringIO(pem.decode()))
 
 
+def fingerprint(key: str) -> str:
+    """How people write the public key `type base64`: its SHA-256."""
+    try:
+        blob = base64.b64decode(key.split()[1])
+    except (ValueError, IndexError):
+        return "(not a key)"
+    return f"SHA256:{base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')}"
+
+
 def printable(text: str) -> str:
     """The text without what could move a terminal's cursor."""
     return "".join(c if c.isprintable() else "?" for c in text[:MAX_LINE])
@@ -159,7 +193,8 @@ def _connected(login: Login, options: SshOptions, call: Call) -> Iterator[parami
     with contextlib.ExitStack() as stack:
         try:
             sock = stack.enter_context(_connect(login, timeout))
-        except OSError as error:
+        # What is no host's name, or no port, is not always an OSError.
+        except (OSError, ValueError, OverflowError) as error:
             raise Lost(_reason(error)) from error
         call.guard(sock)
         client = stack.enter_context(contextlib.closing(_pinned_client(login)))
@@ -185,8 +220,9 @@ def _connected(login: Login, options: SshOptions, call: Call) -> Iterator[parami
             if not _is_refusal(client, error):
                 raise Lost(_reason(error)) from error
             raise LoginRefused(f"the login {login} is refused: {_reason(error)}") from error
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except Exception as error:
             raise Lost(_reason(error)) from error
+        sock.allow(MAX_RECEIVED)
         yield client
 
 
@@ -197,22 +233,33 @@ def _is_refusal(client: paramiko.SSHClient, error: paramiko.AuthenticationExcept
     return answered and str(error) != "Authentication timeout."
 
 
-class _PromptSocket(socket.socket):
-    """Acknowledges at once: sshd sends short packets and, without a terminal, waits for each
-    acknowledgement (Nagle's algorithm), which Linux otherwise delays by 40 ms."""
+class _NodeSocket(socket.socket):
+    """Takes only so many bytes from a node, and acknowledges them at once: sshd sends short packets
+    and, without a terminal, waits for each acknowledgement (Nagle's algorithm), which Linux
+    otherwise delays by 40 ms."""
+
+    _left = 0
+
+    def allow(self, size: int) -> None:
+        """So many more bytes may come."""
+        self._left = size
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         received = super().recv(size, flags)
+        self._left -= len(received)
+        if self._left < 0:
+            raise OSError(errno.EMSGSIZE, "the node sends more than anybody asked for")
         if hasattr(socket, "TCP_QUICKACK"):
             # The kernel forgets this setting, so that it is renewed each time.
             self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return received
 
 
-def _connect(login: Login, timeout: float) -> socket.socket:
+def _connect(login: Login, timeout: float) -> _NodeSocket:
     plain = socket.create_connection((login.host, login.port), timeout=timeout)
-    sock = _PromptSocket(fileno=plain.detach())
+    sock = _NodeSocket(fileno=plain.detach())
     sock.settimeout(timeout)
+    sock.allow(MAX_BEFORE_LOGIN)
     # The same delay in the other direction.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
@@ -223,7 +270,11 @@ def _pinned_client(login: Login) -> paramiko.SSHClient:
     client.set_log_channel(_LOG_CHANNEL)
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     name = login.host if login.port == 22 else f"[{login.host}]:{login.port}"
-    entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{name} {login.host_key}")
+    try:
+        entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{name} {login.host_key}")
+    # The key's bytes are parsed without any check.
+    except Exception:
+        entry = None
     if entry is None or entry.key is None:
         raise HandlerFailed(f"the host key pinned for {login.host} is not one: {login.host_key!r}")
     client.get_host_keys().add(name, entry.key.get_name(), entry.key)

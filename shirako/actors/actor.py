@@ -12,6 +12,7 @@ breaks, is treated as a crash would be: memory is dropped and loaded again (rule
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import logging
 from collections import Counter, OrderedDict, defaultdict
@@ -26,7 +27,7 @@ from shirako.actors.role import Batch, Kept, Refused, Role
 from shirako.clock import Clock, Entropy
 from shirako.core.claims import Party
 from shirako.core.machine import HandlerEnded, IllegalTransition, Key, Record, Work
-from shirako.ledger import CommitFailed, Ledger
+from shirako.ledger import CommitFailed, Ledger, LedgerError
 from shirako.transport import Transport
 from shirako.transport.envelope import Opened, Refusal, Rejected, acknowledge, open_envelope
 from shirako.trust import PrivateKey, PublicKey
@@ -104,6 +105,9 @@ class Actor(Generic[RoleT]):
         self._warned: dict[tuple[str, str], int] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._stopped = False
+        self.ended = asyncio.Event()
+        """Set when the actor can not go on; `why_ended` says why."""
+        self.why_ended: BaseException | None = None
 
     # Life -------------------------------------------------------------------------------------
 
@@ -113,6 +117,18 @@ class Actor(Generic[RoleT]):
         self._loop_task = asyncio.get_running_loop().create_task(
             self._run(), name=f"actor {self.party.name}"
         )
+        self._loop_task.add_done_callback(self._loop_ended)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """The ledger can be neither written nor read again: nobody may wait for an answer."""
+        if task.cancelled():
+            return
+        self.why_ended = task.exception()
+        log.error("%s can not go on: %s", self.party.name, self.why_ended)
+        self._stopped = True
+        self._refuse_all(self._queue, "the actor can not go on")
+        self._queue.clear()
+        self.ended.set()
 
     async def stop(self) -> None:
         """Stop at once; what is not committed did not happen."""
@@ -129,9 +145,15 @@ class Actor(Generic[RoleT]):
     def _load(self) -> None:
         role = self._open_role()
         role.skews_ms = self.skews
-        for kind, name, body in self._ledger.load():
-            role.load(kind, name, body)
-        role.loaded()
+        collects = gc.isenabled()
+        gc.disable()  # millions of new objects, none of them in a circle
+        try:
+            for kind, name, body in self._ledger.load():
+                role.load(kind, name, body)
+            role.loaded()
+        finally:
+            if collects:
+                gc.enable()
         self.role = role
         self._known = {kid: PublicKey(party.x) for kid, party in role.pinned.items()}
         self._timers.clear()
@@ -260,6 +282,9 @@ class Actor(Generic[RoleT]):
                 await self._turn(items, flush=flush)
             except asyncio.CancelledError:
                 self._queue[:0] = items  # `stop` tells those who wait for them
+                raise
+            except LedgerError:
+                self._refuse_all(items, "the ledger can not be used")
                 raise
             except Exception:
                 # a fault in our own code: what waited is refused, memory is loaded again

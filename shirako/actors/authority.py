@@ -118,7 +118,8 @@ class Authority(Role[SiteLease]):
         self.parties.setdefault(record.broker.kid, record.broker)
 
     def loaded(self) -> None:
-        self.free = {unit.type: SortedDict() for unit in self.units.values()}
+        kinds = dict.fromkeys(unit.type for unit in self.units.values())
+        self.free = {kind: SortedDict() for kind in kinds}
         for unit in self.units.values():
             self._offer(unit)
         for lease in self.leases.values():

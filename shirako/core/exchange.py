@@ -20,6 +20,9 @@ REFUSALS_MAX = 4
 """Refusals kept for a peer that takes none of them: of older ones it no longer waits for any."""
 
 
+_ANSWERS = (UpdateTicket, UpdateLease, Failed)
+
+
 class Arrival(Enum):
     """How an incoming number relates to those that came before."""
 
@@ -34,7 +37,8 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sent: int = 0
     seen: int = 0
     last: Message | None = None
-    """Said last, acknowledged or not: the answer to a duplicate."""
+    """Said last, acknowledged or not: the answer to a duplicate. A request that was delivered is
+    said no more, and forgotten."""
     unacked: tuple[Message, ...] = ()
     """Said and not yet known to be durable at the peer, oldest first: the outbox."""
 
@@ -61,7 +65,7 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def say_again(self, n: int) -> Line:
         """The line with the answer to request `n` put out again, if it has been given."""
         last = self.last
-        if not isinstance(last, UpdateTicket | UpdateLease | Failed) or last.answers != n:
+        if not isinstance(last, _ANSWERS) or last.answers != n:
             return self
         if last in self.unacked:
             return self
@@ -69,4 +73,7 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def delivered(self, n: int) -> Line:
         """The line without the messages up to number `n`: the peer has them durably."""
-        return replace(self, unacked=tuple(m for m in self.unacked if m.n > n))
+        last = self.last
+        if last is not None and last.n <= n and not isinstance(last, _ANSWERS):
+            last = None
+        return replace(self, last=last, unacked=tuple(m for m in self.unacked if m.n > n))

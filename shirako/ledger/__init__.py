@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Write(NamedTuple):
@@ -49,6 +49,10 @@ class Link(NamedTuple):
 
 class LedgerError(Exception):
     """The ledger can not be used: locked by another process, damaged, or of a newer version."""
+
+
+class LedgerLost(LedgerError):
+    """Another copy of the actor has taken the ledger over: this one has to end."""
 
 
 class CommitFailed(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shirako.ledger import (
+    SCHEMA_VERSION,
     CommitFailed,
     Entry,
     Ledger,
@@ -24,6 +26,7 @@ from shirako.ledger import (
     verify_links,
 )
 from shirako.ledger.memory import MemoryLedger
+from shirako.ledger.schema import story_key
 from shirako.ledger.sqlite import SqliteLedger
 
 Reopen = Callable[[Ledger], Ledger]
@@ -262,7 +265,7 @@ def test_a_refused_ledger_is_not_left_locked(path: Path) -> None:
         with pytest.raises(LedgerError, match="has schema 99"):
             SqliteLedger(path)
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version=1")
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     db.close()
     SqliteLedger(path).close()
 
@@ -284,29 +287,42 @@ def test_a_truncated_file_is_refused(path: Path, left: float) -> None:
         SqliteLedger(path)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+KEYS = st.sampled_from(["g/L1", "g/L2", "g/L3", "h/L1"])
+WRITES = st.builds(
+    Write, st.sampled_from(["lease", "unit"]), KEYS, st.none() | st.binary(max_size=6000)
 )
-@given(at=st.floats(0, 0.999), length=st.integers(64, 2000))
-def test_overwritten_pages_are_refused_or_found(path: Path, at: float, length: int) -> None:
-    """Damage is found when the file is opened, when it is read, or by the hash chain."""
-    path.unlink(missing_ok=True)
-    filled(path)
-    data = bytearray(path.read_bytes())
-    start = int(len(data) * at)
-    changed = data[:start] + b"\xa5" * min(length, len(data) - start) + data[start + length :]
-    path.write_bytes(changed)
-    try:
-        ledger = SqliteLedger(path)
-    except LedgerError:
-        return
-    try:
-        assert verify_links(ledger.links()) == 40
-        assert len(records(ledger)) == 40
-    except (LedgerError, sqlite3.DatabaseError):
-        pass
-    finally:
-        ledger.close()
+ENTRIES = st.builds(entry, KEYS, st.text(max_size=20))
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    commits=st.lists(
+        st.tuples(st.lists(WRITES, max_size=5), st.lists(ENTRIES, max_size=4)), max_size=6
+    ),
+    reopened=st.integers(0, 6),
+)
+def test_twin_and_real_agree_whatever_is_committed(
+    tmp_path: Path,
+    commits: list[tuple[list[Write], list[Entry]]],
+    reopened: int,
+) -> None:
+    """And what the commits left adds up: the file opens again."""
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        file = Path(folder) / "site.db"
+        twin, real = MemoryLedger(), SqliteLedger(file)
+        for number, (writes, entries) in enumerate(commits):
+            if number == reopened:
+                real.close()
+                real = SqliteLedger(file)
+            twin.commit(writes, entries)
+            real.commit(writes, entries)
+        real.close()
+        real = SqliteLedger(file)
+        assert records(real) == records(twin)
+        assert list(real.links()) == list(twin.links())
+        for lease in ("g/L1", "g/L2", "g/L3", "h/L1"):
+            assert real.story(lease) == twin.story(lease)
+        real.close()
 
 
 def test_a_commit_that_fails_leaves_nothing_of_itself(path: Path) -> None:
@@ -314,7 +330,7 @@ def test_a_commit_that_fails_leaves_nothing_of_itself(path: Path) -> None:
     ledger = SqliteLedger(path)
     ledger.commit([Write("lease", "g/L1", b"1")], [entry("g/L1", "a")])
     ledger._db.execute(
-        "CREATE TRIGGER full BEFORE INSERT ON story WHEN NEW.lease = 'g/L9' "
+        f"CREATE TRIGGER full BEFORE INSERT ON story WHEN NEW.lease = {story_key('g/L9')} "
         "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
     )
     with pytest.raises(CommitFailed, match="disk full"):
@@ -326,6 +342,17 @@ def test_a_commit_that_fails_leaves_nothing_of_itself(path: Path) -> None:
     assert ledger.story("g/L2") == []
     ledger.commit([Write("lease", "g/L3", b"3")], [entry("g/L3", "d")])
     assert verify_links(ledger.links()) == 2
+    ledger.close()
+
+
+def test_what_can_not_be_written_leaves_nothing_of_its_commit(path: Path) -> None:
+    ledger = SqliteLedger(path)
+    with pytest.raises(UnicodeEncodeError):
+        ledger.commit([Write("lease", "g/L1", b"1"), Write("lease", "\ud800", b"2")], [])
+    ledger.commit([Write("lease", "g/L2", b"2")], [entry("g/L2", "a")])
+    ledger.close()
+    ledger = SqliteLedger(path)
+    assert records(ledger) == {("lease", "g/L2"): b"2"}
     ledger.close()
 
 
@@ -343,16 +370,55 @@ def test_a_full_disk_is_a_commit_that_failed(path: Path) -> None:
     ledger.close()
 
 
-def test_a_log_changed_in_the_file_is_found(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            "UPDATE log SET body = replace(body, 'Requested', 'Forgotten') WHERE number = 3",
+            "entry 3",
+        ),
+        ("UPDATE log SET body = CAST(body AS TEXT) WHERE number = 3", "entry 3"),
+        ("DELETE FROM log WHERE number = 3", "entry 4"),
+        ("DELETE FROM log WHERE number = 5", "not as many entries"),
+        ("UPDATE record SET body = x'00' WHERE key = 'g/L2'", "lease g/L2"),
+        ("UPDATE record SET body = 'text' WHERE key = 'g/L2'", "lease.*g/L2"),
+        ("UPDATE record SET key = 'g/L9' WHERE key = 'g/L2'", "lease g/L9"),
+        ("DELETE FROM record WHERE key = 'g/L2'", "records are missing"),
+        ("DELETE FROM story WHERE number = 3", "stories are not complete"),
+        ("UPDATE story SET lease = lease + 1 WHERE number = 3", "stories were changed"),
+        ("UPDATE balance SET commits = commits + 1", "balance"),
+        ("DELETE FROM balance", "balance"),
+        ("CREATE TABLE more (than TEXT)", "tables"),
+        ("DROP TABLE story", "tables"),
+    ],
+)
+def test_what_was_changed_in_the_file_is_told(path: Path, change: str, told: str) -> None:
+    """By somebody who can use SQLite, but did not do it through the ledger."""
     filled(path, 5)
     with sqlite3.connect(path) as db:
-        forged = encode_entries([entry("g/L2", "NeverHappened")])
-        db.execute("UPDATE log SET body = ? WHERE number = 3", (forged,))
+        db.execute(change)
     db.close()
-    ledger = SqliteLedger(path)
-    with pytest.raises(LedgerError, match="entry 3"):
-        verify_links(ledger.links())
-    ledger.close()
+    with pytest.raises(LedgerError, match=f"damaged: .*{told}.*put a backup in its place"):
+        SqliteLedger(path)
+
+
+def test_a_log_forged_throughout_is_no_longer_what_the_balance_says(path: Path) -> None:
+    filled(path, 5)
+    forged = chain(*([entry(f"g/L{n}", "NeverHappened")] for n in range(5)))
+    with sqlite3.connect(path) as db:
+        db.executemany(
+            "UPDATE log SET body = ?, hash = ? WHERE number = ?",
+            [(link.body, link.hash, link.number) for link in forged],
+        )
+    db.close()
+    with pytest.raises(LedgerError, match="the log does not end as it was written"):
+        SqliteLedger(path)
+
+
+def test_a_ledger_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the folder has to be")
+    with pytest.raises(LedgerError, match=r"state/site.db can not be used: "):
+        SqliteLedger(tmp_path / "state" / "site.db")
 
 
 @pytest.mark.real

@@ -99,6 +99,16 @@ async def node(
     await driver.teardown(make_job(site.nodes[0]), print)
 
 
+@pytest.fixture(scope="module")
+def plain_node(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Iterator[Node]:
+    """A node without accounts, which takes the same admin key as the others."""
+    folder = tmp_path_factory.mktemp("plain")
+    (folder / "admin_key").write_bytes(site.admin_key.read_bytes())
+    (folder / "admin_key").chmod(0o600)
+    with Testbed(folder, nodes=1, mode="processes") as testbed:
+        yield testbed.start(print).nodes[0]
+
+
 @pytest.fixture
 async def directory_driver(site: Site) -> AsyncIterator[DirectoryDriver]:
     directory = site.directory

@@ -47,6 +47,12 @@ async def test_all_handlers_succeed_by_default() -> None:
     assert len(story) == 4
 
 
+async def test_there_is_nothing_to_find_and_nothing_to_mend() -> None:
+    assert await driver().survey([JOB], print) == ()
+    await driver().mend([], JOB, print)
+    await driver().mend([], None, print)
+
+
 async def test_only_the_named_handler_fails() -> None:
     with pytest.raises(HandlerFailed, match="teardown of n1"):
         await driver(fail="teardown").teardown(JOB, print)

@@ -14,8 +14,9 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from shirako.handlers import HandlerFailed, UnitJob
+from shirako.handlers import HandlerFailed, UnitJob, Unsuitable
 from shirako.testbed import Node, Site, Testbed
+from shirako_drivers.accounts import AccountOptions, account_of
 from shirako_drivers.ssh import SshDriver
 
 pytestmark = [pytest.mark.real, pytest.mark.root]
@@ -354,7 +355,7 @@ async def test_a_file_that_cannot_be_removed_fails_the_teardown(
     ssh(node, "s-green", "mkdir /tmp/kept; touch /tmp/kept/file")
     inside(node, "mount --bind /etc/hosts /tmp/kept/file")
     try:
-        with pytest.raises(HandlerFailed, match="left: /tmp/kept"):
+        with pytest.raises(HandlerFailed, match="left: file /tmp/kept of s-green"):
             await driver.teardown(job, print)
     finally:
         inside(node, "umount /tmp/kept/file")
@@ -377,13 +378,35 @@ async def test_an_account_that_is_not_ours_is_left_alone(
     inside(node, "useradd -m -c somebody s-green")
     try:
         job = make_job(node)
-        with pytest.raises(HandlerFailed, match="not ours"):
+        with pytest.raises(
+            Unsuitable, match="an account s-green exists on the node that is not ours"
+        ):
             await driver.setup(job, print)
-        with pytest.raises(HandlerFailed, match="not ours"):
+        assert await driver.teardown(job, print) == CHECKS
+        assert inside(node, "id -un s-green; ls -d /home/s-green").returncode == 0
+        # Of the same name and number, it may be ours and have lost its mark.
+        inside(node, f"usermod -u {account_of(job, AccountOptions()).uid} s-green")
+        with pytest.raises(HandlerFailed, match="not marked as ours"):
             await driver.teardown(job, print)
         assert inside(node, "id -un s-green; ls -d /home/s-green").returncode == 0
     finally:
         inside(node, "userdel -r s-green")
+
+
+async def test_a_number_that_is_somebody_elses_is_no_fault_of_the_unit(
+    driver: SshDriver, node: Node, make_job: Jobs, inside: Run
+) -> None:
+    job = make_job(node)
+    uid = account_of(job, AccountOptions()).uid
+    inside(node, f"useradd -u {uid} somebody; setpriv --reuid {uid} sleep 778 >/dev/null 2>&1 &")
+    try:
+        with pytest.raises(Unsuitable, match=f"{uid}, is somebody's on the node"):
+            await driver.setup(job, print)
+        assert await driver.teardown(job, print) == CHECKS
+        assert await driver.survey([replace(job, lease="")], print) == []
+        assert inside(node, "pgrep -x -f 'sleep 778'").stdout
+    finally:
+        inside(node, "pkill -x -f 'sleep 778'; userdel somebody")
 
 
 async def test_a_unit_with_another_account_of_ours_is_refused(
@@ -437,7 +460,7 @@ async def test_a_site_renders_its_own_files(
     await driver.teardown(job, print)
     assert inside(node, "cat /etc/motd").stdout == motd
     assert inside(node, "ls /etc/site").stdout == ""
-    with pytest.raises(HandlerFailed, match=r"template of /etc/motd: .*color"):
+    with pytest.raises(Unsuitable, match=r"template of /etc/motd: .*color"):
         await driver.setup(make_job(node), print)
     await driver.close()
 
@@ -496,16 +519,6 @@ async def test_the_time_of_a_life_beside_that_of_a_login(
         lives.append(loop.time() - start)
     print(f"login and one command {min(logins):.3f} s, set-up and teardown {min(lives):.3f} s")
     assert min(lives) < 15 * min(logins)
-
-
-@pytest.fixture(scope="module")
-def plain_node(tmp_path_factory: pytest.TempPathFactory, site: Site) -> Iterator[Node]:
-    """A node without accounts, which takes the same admin key as the others."""
-    folder = tmp_path_factory.mktemp("plain")
-    (folder / "admin_key").write_bytes(site.admin_key.read_bytes())
-    (folder / "admin_key").chmod(0o600)
-    with Testbed(folder, nodes=1, mode="processes") as testbed:
-        yield testbed.start(print).nodes[0]
 
 
 async def test_a_node_without_accounts_takes_and_gives_back_the_keys(
