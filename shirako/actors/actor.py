@@ -27,7 +27,14 @@ from shirako.actors.role import Batch, Kept, Refused, Role
 from shirako.clock import Clock, Entropy
 from shirako.core.claims import Party
 from shirako.core.machine import HandlerEnded, IllegalTransition, Key, Record, Work
-from shirako.ledger import CommitFailed, Ledger, LedgerError
+from shirako.ledger import (
+    CommitFailed,
+    Ledger,
+    LedgerError,
+    LedgerLost,
+    SharedLedger,
+    decode_entries,
+)
 from shirako.transport import Transport
 from shirako.transport.envelope import Opened, Refusal, Rejected, acknowledge, open_envelope
 from shirako.trust import PrivateKey, PublicKey
@@ -39,6 +46,8 @@ TURN_MAX = 2_000
 ENVELOPES_REMEMBERED = 64
 PEERS_REMEMBERED = 10_000
 FLUSH_SECONDS = 2.0
+HOLD_LOOK_SECONDS = 0.5
+"""How often an idle actor looks whether its ledger is still its own, where that may change."""
 RELOAD_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -87,6 +96,7 @@ class Actor(Generic[RoleT]):
         self._open_role = open_role
         self._ledger = ledger
         self._transport = transport
+        self._holder = ledger if isinstance(ledger, SharedLedger) else None
         self._skew_ms = skew * 1000
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{party.name} ledger")
         self._queue: list[_Item] = []
@@ -98,12 +108,13 @@ class Actor(Generic[RoleT]):
         """The tick that each thing is to be woken at; other entries of the heap are outdated."""
         self.couriers: dict[str, Courier] = {}
         """Who delivers to each peer that something was said to, by its thumbprint."""
-        self.handling = Handling(performer, clock, entropy, self._ended, self._tell)
+        self.handling = Handling(performer, clock, entropy, self._ended, self._tell, self.acts)
         self._windows: OrderedDict[str, OrderedDict[int, asyncio.Future[bytes]]] = OrderedDict()
         self._known: dict[str, PublicKey] = {}
         self._watchers: defaultdict[Key, dict[asyncio.Event, None]] = defaultdict(dict)
         self._warned: dict[tuple[str, str], int] = {}
         self._loop_task: asyncio.Task[None] | None = None
+        self._hold_task: asyncio.Task[None] | None = None
         self._stopped = False
         self.ended = asyncio.Event()
         """Set when the actor can not go on; `why_ended` says why."""
@@ -118,23 +129,49 @@ class Actor(Generic[RoleT]):
             self._run(), name=f"actor {self.party.name}"
         )
         self._loop_task.add_done_callback(self._loop_ended)
+        if self._holder is not None:
+            self._hold_task = asyncio.get_running_loop().create_task(self._watch_hold())
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         """The ledger can be neither written nor read again: nobody may wait for an answer."""
-        if task.cancelled():
+        if not task.cancelled():
+            self._can_not_go_on(task.exception())
+
+    def _can_not_go_on(self, why: BaseException | None) -> None:
+        if self.ended.is_set():
             return
-        self.why_ended = task.exception()
-        log.error("%s can not go on: %s", self.party.name, self.why_ended)
+        self.why_ended = why
+        log.error("%s can not go on: %s", self.party.name, why)
         self._stopped = True
         self._refuse_all(self._queue, "the actor can not go on")
         self._queue.clear()
         self.ended.set()
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+
+    # Holding the ledger -----------------------------------------------------------------------
+
+    def acts(self) -> bool:
+        """Whether this copy of the actor may act and answer now: no other has taken over."""
+        if self._holder is None:
+            return not self._stopped
+        try:
+            return self._holder.held()
+        except LedgerLost as lost:
+            self._can_not_go_on(lost)
+            return False
+
+    async def _watch_hold(self) -> None:
+        while not self.ended.is_set():
+            self.acts()
+            await asyncio.sleep(HOLD_LOOK_SECONDS)
 
     async def stop(self) -> None:
         """Stop at once; what is not committed did not happen."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
+        for task in (self._hold_task, self._loop_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         self._stopped = True
         self._refuse_all(self._queue, "the actor is stopping")
         await asyncio.gather(*(courier.stop() for courier in self.couriers.values()))
@@ -154,6 +191,9 @@ class Actor(Generic[RoleT]):
         finally:
             if collects:
                 gc.enable()
+        last = self._ledger.last_link()
+        if last is not None:
+            self.clock.not_before(max(entry.tick for entry in decode_entries(last.body)))
         self.role = role
         self._known = {kid: PublicKey(party.x) for kid, party in role.pinned.items()}
         self._timers.clear()
@@ -173,6 +213,8 @@ class Actor(Generic[RoleT]):
             opened = open_envelope(data, self.party.kid, now_ms, self._skew_ms, self._known)
             if len(self._queue) >= QUEUE_MAX:
                 raise Rejected(503, "overloaded", "too much is waiting here; try again later")
+            if not self.acts():
+                raise Rejected(503, "not_holder", "another copy of this actor may be acting now")
         except Rejected as rejected:
             self._refused("?", rejected.kind, str(rejected))
             raise
@@ -253,6 +295,8 @@ class Actor(Generic[RoleT]):
         """
         while not self._committed.is_set():
             await self._committed.wait()
+        if not self.acts():
+            raise Refused("unavailable", "another copy of this actor may be acting", retry=True)
 
     async def read_ledger(self, read: Callable[[Ledger], T]) -> T:
         """Run `read(ledger)` in the thread that commits, between two commits."""
@@ -325,6 +369,8 @@ class Actor(Generic[RoleT]):
                 await self._crashed(items, error)
                 return
         self._perform(batch)
+        if not self.acts():
+            self._refuse_all(items, "another copy of this actor may be acting")
         for item in items:
             _answer(item)
 
@@ -414,7 +460,13 @@ class Actor(Generic[RoleT]):
         if courier is None:
             party = self.role.parties[kid]
             courier = Courier(
-                self._key, party, self._transport, self.clock, self.entropy, self._deliveries
+                self._key,
+                party,
+                self._transport,
+                self.clock,
+                self.entropy,
+                self._deliveries,
+                self.acts,
             )
             self.couriers[kid] = courier
         return courier

@@ -66,7 +66,9 @@ class Courier:
         clock: Clock,
         entropy: Entropy,
         delivered: Callable[[list[Delivery]], None],
+        acts: Callable[[], bool],
     ) -> None:
+        """`acts`: whether we may speak now, asked before each attempt."""
         self._key = key
         self._peer = peer
         self._peer_key = PublicKey(peer.x)
@@ -74,6 +76,7 @@ class Courier:
         self._clock = clock
         self._entropy = entropy
         self._delivered = delivered
+        self._acts = acts
         self._waiting: dict[tuple[str, Key], _Waiting] = {}
         self._task: asyncio.Task[None] | None = None
         self._number = 0
@@ -116,7 +119,7 @@ class Courier:
         try:
             while self._waiting:
                 load = self._load(loop.time())
-                if not load:
+                if not load or not self._acts():
                     await asyncio.sleep(BUSY_PAUSE_SECONDS)
                     continue
                 if await self._send(load):

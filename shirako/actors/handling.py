@@ -19,6 +19,7 @@ from shirako.core.machine import HandlerEnded, Key, Work
 from shirako.handlers import HandlerFailed, Log, Unavailable, Unsuitable
 
 UNAVAILABLE_PAUSE_SECONDS = 2.0
+HOLD_PAUSE_SECONDS = 0.3
 LOG_LINES_MAX = 2000
 LOG_CHARACTERS_MAX = 500
 MESSAGE_CHARACTERS_MAX = 1000
@@ -57,12 +58,15 @@ class Handling:
         entropy: Entropy,
         ended: Callable[[Key, HandlerEnded], None],
         tell: Callable[[Key, Work, str], None],
+        acts: Callable[[], bool],
     ) -> None:
+        """`acts`: whether handlers may be started now, asked before each."""
         self._performer = performer
         self._clock = clock
         self._entropy = entropy
         self._ended = ended
         self._tell = tell
+        self._acts = acts
         self._tasks: dict[Key, dict[Work, asyncio.Task[None]]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._users: Counter[str] = Counter()
@@ -123,6 +127,9 @@ class Handling:
                 self._tell(key, work, line[:LOG_CHARACTERS_MAX])
 
         while True:
+            if not self._acts():
+                await asyncio.sleep(HOLD_PAUSE_SECONDS)
+                continue
             try:
                 outcome = await self._performer.perform(key, work, tell)
             except Unavailable as error:

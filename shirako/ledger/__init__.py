@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -78,7 +78,23 @@ class Ledger(Protocol):
         """The whole log, oldest first, for `verify_links`."""
         ...
 
+    def last_link(self) -> Link | None:
+        """The newest link of the log."""
+        ...
+
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class SharedLedger(Protocol):
+    """What a ledger has besides that other copies of the actor may take over."""
+
+    def held(self) -> bool:
+        """Whether this copy may act and answer now. Never waits; from any thread.
+
+        Raises `LedgerLost` when it never may again.
+        """
+        ...
 
 
 encode_entries = msgspec.json.Encoder().encode

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from shirako.ledger import SCHEMA_VERSION, LedgerError, Link, verify_links
 from shirako.ledger.mark import mark_path, read_mark
-from shirako.ledger.schema import read_balance, record_sum, tables, tables_of, total
+from shirako.ledger.schema import read_balance, tables, tables_of, total
+from shirako.ledger.sums import record_sum
 from shirako.ledger.wal import index_path, wal_damage, wal_path
 
 PROBLEMS_MAX = 3

@@ -38,5 +38,8 @@ class MemoryLedger:
     def links(self) -> Iterator[Link]:
         return iter(list(self._links))
 
+    def last_link(self) -> Link | None:
+        return self._links[-1] if self._links else None
+
     def close(self) -> None:
         """Nothing to give back."""

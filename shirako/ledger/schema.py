@@ -13,6 +13,7 @@ import sqlite3
 from typing import NamedTuple
 
 from shirako.ledger import SCHEMA_VERSION, LedgerError
+from shirako.ledger.sums import record_sum, story_key
 
 _TOTAL = """
     SELECT
@@ -91,17 +92,6 @@ class Balance(NamedTuple):
     def sum(self) -> int:
         """The checksum of this row itself."""
         return balance_sum(*self)
-
-
-def record_sum(kind: str, key: str, body: bytes) -> int:
-    """The checksum of one record: 32 bits of SHA-256, which neighbours' errors do not cancel."""
-    digest = hashlib.sha256(f"{kind}\0{key}\0".encode() + body).digest()
-    return int.from_bytes(digest[:4])
-
-
-def story_key(lease: str) -> int:
-    """What a lease is called in the story: 63 bits of SHA-256. Who reads looks at the name, too."""
-    return int.from_bytes(hashlib.sha256(lease.encode()).digest()[:8]) >> 1
 
 
 def story_sum(lease: int, number: int) -> int:

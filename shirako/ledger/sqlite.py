@@ -42,10 +42,9 @@ from shirako.ledger.schema import (
     Balance,
     add_functions,
     read_balance,
-    record_sum,
-    story_key,
     story_sum,
 )
+from shirako.ledger.sums import record_sum, story_key
 
 _FIND = "SELECT rowid, sum FROM record WHERE kind = ? AND key = ?"
 _INSERT = "INSERT INTO record VALUES (?, ?, ?, ?)"
@@ -171,6 +170,12 @@ class SqliteLedger:
     def links(self) -> Iterator[Link]:
         with self._reading():
             yield from read_links(self._db)
+
+    def last_link(self) -> Link | None:
+        last = "SELECT number, body, hash FROM log ORDER BY number DESC LIMIT 1"
+        with self._reading():
+            row = self._db.execute(last).fetchone()
+        return Link(*row) if row else None
 
     def close(self) -> None:
         self._opened.close()  # the second time there is nothing left to close

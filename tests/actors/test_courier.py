@@ -46,7 +46,13 @@ async def test_a_peer_that_speaks_to_us_is_tried_at_once(monkeypatch: pytest.Mon
         delivered.set()
 
     courier = Courier(
-        key_of("guest"), party_of("broker"), transport, RealClock(), RealEntropy(), told
+        key_of("guest"),
+        party_of("broker"),
+        transport,
+        RealClock(),
+        RealEntropy(),
+        told,
+        lambda: True,
     )
     message = messages.Relinquish(rid="L1", holder=key_of("guest").public.kid, n=1)
     courier.put("lease", (message.holder, message.rid), (message,))

@@ -355,7 +355,7 @@ class Watch:
 
 def still_actor(performer: Watch, units: int) -> Any:
     """An authority of free units that nothing happens to."""
-    handling: Any = Handling(performer, None, None, None, None)  # type: ignore[arg-type]
+    handling: Any = Handling(performer, None, None, None, None, None)  # type: ignore[arg-type]
     role = SimpleNamespace(
         units={f"n{n}": Unit(name=f"n{n}", type=POOL) for n in range(units)}, leases={}
     )

@@ -26,7 +26,7 @@ from shirako.ledger import (
     verify_links,
 )
 from shirako.ledger.memory import MemoryLedger
-from shirako.ledger.schema import story_key
+from shirako.ledger.sums import story_key
 from shirako.ledger.sqlite import SqliteLedger
 
 Reopen = Callable[[Ledger], Ledger]

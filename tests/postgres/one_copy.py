@@ -10,8 +10,8 @@ import json
 import sys
 from typing import Any
 
-from shirako.ledger import CommitFailed, Entry, LedgerError, Write
-from shirako.ledger.postgresql import LedgerLost, PostgresLedger
+from shirako.ledger import CommitFailed, Entry, LedgerError, LedgerLost, Write
+from shirako.ledger.postgresql import PostgresLedger
 
 
 def answer(said: Any) -> None:

@@ -19,8 +19,16 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from shirako.ledger import CommitFailed, Entry, LedgerError, Write, decode_entries, verify_links
-from shirako.ledger.postgresql import LedgerLost, PostgresLedger
+from shirako.ledger import (
+    CommitFailed,
+    Entry,
+    LedgerError,
+    LedgerLost,
+    Write,
+    decode_entries,
+    verify_links,
+)
+from shirako.ledger.postgresql import PostgresLedger
 from shirako.ledger.postgresql.schema import Stored, damage
 from shirako.testbed.postgres import Postgres
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shirako.ledger import LedgerError, Write, verify_links
-from shirako.ledger.postgresql import LedgerLost, PostgresLedger
+from shirako.ledger import LedgerError, LedgerLost, Write, verify_links
+from shirako.ledger.postgresql import PostgresLedger
 from shirako.ledger.postgresql.process import Process
 from shirako.ledger.postgresql.tenure import (
     CLOCKS_APART,

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from shirako.ledger import CommitFailed, Entry, Ledger, LedgerError, Write, verify_links
+from shirako.ledger import (
+    CommitFailed,
+    Entry,
+    Ledger,
+    LedgerError,
+    LedgerLost,
+    Write,
+    verify_links,
+)
 from shirako.ledger.memory import MemoryLedger
-from shirako.ledger.postgresql import LedgerLost, PostgresLedger, schema
+from shirako.ledger.postgresql import PostgresLedger, schema
 from shirako.testbed.postgres import Postgres
 
 if TYPE_CHECKING:

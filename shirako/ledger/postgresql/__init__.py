@@ -46,6 +46,6 @@ the tables, and what they add up to.
 """
 
 from shirako.ledger.postgresql.ledger import PostgresLedger
-from shirako.ledger.postgresql.tenure import HOLD_SECONDS, LedgerLost
+from shirako.ledger.postgresql.tenure import HOLD_SECONDS
 
-__all__ = ["HOLD_SECONDS", "LedgerLost", "PostgresLedger"]
+__all__ = ["HOLD_SECONDS", "PostgresLedger"]

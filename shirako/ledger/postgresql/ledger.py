@@ -14,6 +14,7 @@ from shirako.ledger import (
     CommitFailed,
     Entry,
     LedgerError,
+    LedgerLost,
     Link,
     Write,
     decode_entries,
@@ -24,8 +25,8 @@ from shirako.ledger.postgresql import schema
 from shirako.ledger.postgresql.schema import Stored
 from shirako.ledger.postgresql.session import Session, Target, ended, told
 from shirako.ledger.postgresql.takeover import open_as_holder
-from shirako.ledger.postgresql.tenure import BEATS, HOLD_SECONDS, LedgerLost, steady
-from shirako.ledger.schema import record_sum, story_key
+from shirako.ledger.postgresql.tenure import BEATS, HOLD_SECONDS, steady
+from shirako.ledger.sums import record_sum, story_key
 
 PAGE_ROWS = 1000
 """Rows that are fetched at a time: more would be kept in memory for little."""
@@ -126,6 +127,10 @@ class PostgresLedger:
             for row in rows:
                 yield Link(*row)
             number = rows[-1][0]
+
+    def last_link(self) -> Link | None:
+        rows = self._read(schema.LAST_LINK, ())
+        return Link(*rows[0]) if rows else None
 
     def close(self) -> None:
         """End, and say so: whoever comes next need not wait."""

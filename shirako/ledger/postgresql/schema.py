@@ -115,6 +115,7 @@ NEXT_RECORDS: LiteralString = """
 NEXT_LINKS: LiteralString = """
     SELECT number, body, hash FROM log WHERE number > %s ORDER BY number LIMIT %s
 """
+LAST_LINK: LiteralString = "SELECT number, body, hash FROM log ORDER BY number DESC LIMIT 1"
 STORY: LiteralString = """
     SELECT body FROM log WHERE number IN (SELECT number FROM story WHERE lease = %s)
     ORDER BY number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from shirako.ledger import LedgerError
+from shirako.ledger import LedgerLost
 
 HOLD_SECONDS = 3.0
 """How long a holder goes on without hearing from the server."""
@@ -13,10 +13,6 @@ BEATS = 4
 """How often it asks within that time."""
 CLOCKS_APART = 1.25
 """A successor waits so many times its predecessor's hold: clocks may differ in speed by a fifth."""
-
-
-class LedgerLost(LedgerError):
-    """This copy is not the one that acts, and never will be again: the actor has to end."""
 
 
 class Fence(NamedTuple):
