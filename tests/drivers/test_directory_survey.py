@@ -216,7 +216,7 @@ objectClass: posixAccount
 cn: Ann
 uidNumber: 20001
 gidNumber: 20001
-homeDirectory: /home/ann
+homeDirectory: /home/ada
 
 dn: ou=physics,BASE
 changetype: add

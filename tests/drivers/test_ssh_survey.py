@@ -110,9 +110,9 @@ lines/below'
     echo rendered >/etc/motd; echo rendered >/etc/extra
     hostname >/var/lib/shirako/hostname; hostname leased
     echo s-noted 20501 /home/s-noted >/var/lib/shirako/account
-    useradd -m -u 20999 carla
+    useradd -m -u 20999 visitor
     setpriv --clear-groups --reuid 20999 sleep 781 >/dev/null 2>&1 &
-    setpriv --clear-groups --reuid 20999 touch /tmp/carla
+    setpriv --clear-groups --reuid 20999 touch /tmp/visitor
     groupadd -g 20998 team
 """
 
@@ -171,12 +171,12 @@ async def test_all_that_is_left_on_an_idle_node_is_found_and_taken_away(
         assert inside(node, "hostname; cat /etc/motd").stdout == f"{node.name}\noriginal\n"
         assert inside(node, "pgrep -x -f 'sleep 780'", check=False).stdout == ""
         assert len(inside(node, "pgrep -x -f 'sleep 781'").stdout.split()) == 2
-        inside(node, "id -un carla && ls /tmp/carla /home/carla && getent group team")
+        inside(node, "id -un visitor && ls /tmp/visitor /home/visitor && getent group team")
     finally:
         (Path(f"{node.root}") / "etc/motd").write_text(motd)
         inside(
             node,
-            "pkill -x -f 'sleep 781'; userdel -r carla; groupdel team; rm -f /tmp/carla",
+            "pkill -x -f 'sleep 781'; userdel -r visitor; groupdel team; rm -f /tmp/visitor",
             check=False,
         )
 
@@ -188,7 +188,7 @@ def person(site: Site) -> Iterator[str]:
     bind = ["-x", "-H", directory.url, "-D", directory.bind_dn, "-y", str(directory.password_file)]
     dn = f"uid=ann,{directory.base_dn}"
     entry = f"dn: {dn}\nobjectClass: account\nobjectClass: posixAccount\nuid: ann\ncn: Ann\n"
-    numbers = "uidNumber: 20997\ngidNumber: 20997\nhomeDirectory: /home/ann\ngecos: Ann\n"
+    numbers = "uidNumber: 20997\ngidNumber: 20997\nhomeDirectory: /home/ada\ngecos: Ann\n"
     subprocess.run(["ldapadd", *bind], input=entry + numbers, text=True, check=True)
     yield "20997"
     subprocess.run(["ldapdelete", *bind, dn], check=True)
@@ -440,7 +440,7 @@ async def test_a_lease_whose_unit_was_torn_down_is_not_set_up_again_by_mending(
         (
             (
                 "s-odd:x:20600:20600:Shirako guest of lease x:/home/s-odd:/bin/sh\n"
-                "staff:x:20600:20600:staff:/home/staff:/bin/sh"
+                "staff:x:20600:20600:staff:/home/visitor:/bin/sh"
             ),
             "also that of staff",
         ),
