@@ -111,7 +111,8 @@ class Driver(Protocol):
 
         With a lease in the job, what is missing is made again; otherwise all that is any guest's
         is taken away, and this is checked. The job is None for differences that have no unit.
-        What has come right meanwhile is left alone. Raises `HandlerFailed` or `Unavailable`.
+        What has come right meanwhile is left alone. Raises `HandlerFailed`, `Unavailable`, or
+        `Unsuitable` for what a guest has made of its own, which is no fault of the unit.
         """
         ...
 

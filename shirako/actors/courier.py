@@ -53,6 +53,8 @@ class _Waiting:
     messages: tuple[Message, ...]
     encoded: list[bytes]
     not_before: float = 0.0
+    refused: int = 0
+    """How often the peer has put these off."""
 
 
 class Courier:
@@ -187,13 +189,19 @@ class Courier:
             waiting = self._waiting.get(where)
             if refusal is not None and refusal.retry:
                 if waiting is not None:
-                    pause = BUSY_PAUSE_SECONDS * self._entropy.jitter()
-                    waiting.not_before = asyncio.get_running_loop().time() + pause
+                    self._put_off(waiting)
                 continue
             done.append(Delivery(self._peer.kid, *where, message, refusal))
             if waiting is not None:
                 self._drop(where, waiting, message)
         self._delivered(done)
+
+    def _put_off(self, waiting: _Waiting) -> None:
+        """The peer is not ready for it: later, and the later the more often it says so."""
+        pause = min(BUSY_PAUSE_SECONDS * 2.0 ** min(waiting.refused, 10), PAUSE_SECONDS_MAX)
+        waiting.refused += 1
+        now = asyncio.get_running_loop().time()
+        waiting.not_before = now + pause * self._entropy.jitter()
 
     def _drop(self, where: tuple[str, Key], waiting: _Waiting, message: Message) -> None:
         rest = [
