@@ -29,6 +29,7 @@ _NOT_DAMAGE = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PERM,
@@ -74,7 +75,12 @@ def unusable(path: Path, error: Exception) -> LedgerError:
     """The refusal of a ledger that SQLite could not read or write: damaged, or out of reach."""
     # extended codes have the plain one in their lowest byte
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
-        return LedgerError(f"{path} can not be used: {error}. Nothing was changed")
+        # on a full disk SQLite can not make its index of the log: an I/O error, and no damage
+        name = getattr(error, "sqlite_errorname", "")
+        return LedgerError(
+            f"{path} can not be used: {error} ({name}): is the disk full or failing? Nothing was "
+            "changed"
+        )
     return damaged(path, str(error))
 
 

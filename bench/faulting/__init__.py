@@ -1,0 +1,1 @@
+"""Parts of `bench/faults.py`: a stand of real processes; what breaks, uses and checks it."""
