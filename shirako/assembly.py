@@ -8,20 +8,22 @@ same signed envelopes.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from shirako import __version__, clock, trust
+from shirako import __version__, certificates, clock, trust
 from shirako.actors.actor import Actor
 from shirako.actors.authority import Authority
 from shirako.actors.broker import Broker
@@ -31,12 +33,13 @@ from shirako.actors.probing import Probing
 from shirako.actors.role import Refused, Role
 from shirako.actors.service_manager import ServiceManager
 from shirako.api import Tokens, Upkeep, application
-from shirako.clock import Clock, Entropy, RealClock, RealEntropy
+from shirako.clock import Clock, Entropy, RealClock, RealEntropy, utc
 from shirako.core.claims import Party
 from shirako.core.delegation import Delegation
 from shirako.core.guest import GuestLease, GuestState
 from shirako.core.machine import Me
 from shirako.core.terms import Term
+from shirako.credentials import Credentials, Files, look_after
 from shirako.descriptor import (
     ActorSpec,
     AuthoritySpec,
@@ -51,6 +54,8 @@ from shirako.descriptor import (
 from shirako.ledger.sqlite import SqliteLedger
 from shirako.transport import Transport
 from shirako.transport.http import PROTOCOL_VERSION, HttpTransport, message_routes
+from shirako.transport.limits import Limits, Places
+from shirako.transport.listening import Listener
 from shirako.transport.local import LocalTransport
 from shirako.trust import PrivateKey
 
@@ -78,7 +83,8 @@ class Running:
 async def run(path: Path, names: tuple[str, ...] = ()) -> None:
     """Run the actors of a descriptor, or those named, until SIGTERM or SIGINT.
 
-    Raises `DescriptorInvalid`, `LedgerError`, `Untrusted` or OSError when they can not start.
+    Raises `DescriptorInvalid`, `LedgerError`, `Untrusted` or OSError when they can not start, or
+    `LedgerError` when one of them can not go on.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,7 +92,22 @@ async def run(path: Path, names: tuple[str, ...] = ()) -> None:
     async with running(read_descriptor(path), names) as actors:
         for one in actors:
             log.warning("%s %s runs at %s", one.spec.role, one.spec.name, one.spec.url)
-        await stop.wait()
+        # what was loaded stays: without this each full collection would look through all of it
+        gc.freeze()
+        await _first(stop, *(one.actor.ended for one in actors))
+        for one in actors:
+            if one.actor.why_ended is not None:
+                raise one.actor.why_ended
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Returns when one of the events has come."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
 
 
 @asynccontextmanager
@@ -96,19 +117,26 @@ async def running(
     *,
     real_clock: Clock | None = None,
     entropy: Entropy | None = None,
+    limits: Limits | None = None,
 ) -> AsyncIterator[list[Running]]:
     """The actors, loaded, served and asked for what their descriptor wants of them.
 
     `real_clock`: one for all; without it each has its own, which can be confirmed after a jump.
+    `limits` of what clients may use, all actors together. Raises also `CertificateError`.
     """
+    limits = limits or Limits()
     specs = _chosen(descriptor, names)
     parties = _parties(descriptor, specs)
-    tokens = Tokens(descriptor.state)
+    credentials = {spec.name: _credentials(descriptor, spec) for spec in specs}
+    door = _Door(descriptor, Tokens(descriptor.state), limits, Places(limits))
     async with AsyncExitStack() as stack:
-        transport = _Transport({spec.url for spec in specs})
-        stack.push_async_callback(transport.close)
+        near = LocalTransport()
+        near_urls = {spec.url for spec in specs}
         started: list[Running] = []
         for spec in specs:
+            own = credentials[spec.name]
+            transport = _Transport(near, near_urls, HttpTransport(_client(descriptor, own)))
+            stack.push_async_callback(transport.close)
             assembler = _Assembler(
                 descriptor,
                 spec,
@@ -120,14 +148,17 @@ async def running(
             actor = assembler.actor()
             await actor.start()
             stack.push_async_callback(actor.stop)
-            transport.near.listen(spec.url, actor.receive)
+            near.listen(spec.url, actor.receive)
             started.append(Running(spec, actor))
             upkeep = _upkeep(spec, actor)
             if upkeep is not None:
                 upkeep.probing.start()
                 stack.push_async_callback(upkeep.probing.stop)
-            runner = await _serve(spec, actor, tokens, descriptor, upkeep)
-            stack.push_async_callback(_stop_serving, runner)
+            await stack.enter_async_context(door.opened(spec, actor, upkeep, own))
+        watched = [one for one in credentials.values() if one is not None]
+        if watched:
+            task = asyncio.create_task(look_after(watched, lambda: utc(RealClock().tick())))
+            stack.callback(task.cancel)
         for one in started:
             await _begin(one, parties)
         yield started
@@ -159,16 +190,37 @@ def _party(spec: ActorSpec | PeerSpec, *, own: bool) -> Party:
     return trust.party_of(key, spec.url, spec.name)
 
 
+def _credentials(descriptor: Descriptor, spec: ActorSpec) -> Credentials | None:
+    """What an actor shows over TLS; None for one that shows nothing."""
+    tls = descriptor.tls
+    if tls is None or not (tls.mutual or spec.url.startswith("https:")):
+        return None
+    return Credentials(spec.name, Files(tls.certificates, tls.ca), mutual=tls.mutual)
+
+
+def _client(descriptor: Descriptor, own: Credentials | None) -> ssl.SSLContext | None:
+    """What an actor goes by when it connects; None: the system's authorities."""
+    if own is not None:
+        return own.client
+    if descriptor.tls is None:
+        return None
+    files = Files(descriptor.tls.certificates, descriptor.tls.ca)
+    context = certificates.client_context(files.authority, None, None)
+    if files.ca is not None:
+        certificates.trust(context, files.ca)
+    return context
+
+
 class _Transport:
     """Near actors directly, far ones over HTTP."""
 
-    def __init__(self, near: set[str]) -> None:
-        self.near = LocalTransport()
-        self._near_urls = near
-        self._far = HttpTransport()
+    def __init__(self, near: LocalTransport, near_urls: set[str], far: HttpTransport) -> None:
+        self._near = near
+        self._near_urls = near_urls
+        self._far = far
 
     async def post(self, url: str, envelope: bytes) -> bytes:
-        chosen: Transport = self.near if url in self._near_urls else self._far
+        chosen: Transport = self._near if url in self._near_urls else self._far
         return await chosen.post(url, envelope)
 
     async def close(self) -> None:
@@ -281,14 +333,55 @@ def _upkeep(spec: ActorSpec, actor: Actor[Any]) -> Upkeep | None:
     return Upkeep(performer, Probing(actor, intervals))
 
 
-async def _serve(
-    spec: ActorSpec,
-    actor: Actor[Any],
-    tokens: Tokens,
-    descriptor: Descriptor,
-    upkeep: Upkeep | None,
-) -> web.AppRunner:
-    app = application(actor, tokens, descriptor, upkeep)
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """How actors are served over HTTP: what is the same for all of a process."""
+
+    descriptor: Descriptor
+    tokens: Tokens
+    limits: Limits
+    places: Places
+
+    @asynccontextmanager
+    async def opened(
+        self,
+        spec: ActorSpec,
+        actor: Actor[Any],
+        upkeep: Upkeep | None,
+        credentials: Credentials | None,
+    ) -> AsyncIterator[None]:
+        """Serves one actor for as long as the context lasts. Raises OSError."""
+        tls = credentials if spec.url.startswith("https:") else None
+        ends = (lambda: tls.ends) if tls is not None else None
+        app = application(
+            actor,
+            self.tokens,
+            self.descriptor,
+            upkeep,
+            limits=self.limits,
+            certificate_ends=ends,
+        )
+        app.add_routes(message_routes(actor.receive, _about(spec, actor), self.limits))
+        runner = web.AppRunner(app, shutdown_timeout=1.0)
+        await runner.setup()
+        listener = Listener(
+            cast(web.Server, runner.server),  # there is one after the set-up
+            self.limits,
+            self.places,
+            lambda kind: actor.counters.update([f"refused.{kind}"]),
+            None if tls is None else tls.server,
+        )
+        address = urlsplit(spec.url)
+        try:
+            await listener.open(address.hostname or "", address.port or 0)
+            yield
+        finally:
+            await listener.close()
+            await runner.cleanup()
+
+
+def _about(spec: ActorSpec, actor: Actor[Any]) -> dict[str, object]:
+    """What an actor tells everybody of itself."""
     about: dict[str, object] = {
         "name": spec.name,
         "role": spec.role,
@@ -299,22 +392,7 @@ async def _serve(
     }
     if isinstance(spec, AuthoritySpec):
         about["types"] = [pool.type for pool in spec.pools]
-    app.add_routes(message_routes(actor.receive, about))
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=75,
-        shutdown_timeout=1.0,
-        auto_decompress=False,
-    )
-    await runner.setup()
-    address = urlsplit(spec.url)
-    await web.TCPSite(runner, address.hostname, address.port).start()
-    return runner
-
-
-async def _stop_serving(runner: web.AppRunner) -> None:
-    await runner.cleanup()
+    return about
 
 
 async def _begin(one: Running, parties: dict[str, Party]) -> None:

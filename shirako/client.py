@@ -9,11 +9,18 @@
 
 What can be sent twice without harm is tried again when the actor can not be reached or is too
 busy. Refusals are raised as `Problem`, an actor that stays away as `Unreachable`.
+
+For https addresses whose certificates the system does not trust, or where one is asked for:
+
+    tls = shirako.certificates.client_context(Path("ca.pem"), Path("ann.pem"), Path("ann.key"))
+    async with Client("https://guest.example.org:7703", token, tls=tls) as client:
+        ...
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -56,6 +63,7 @@ from shirako.api.models import (
 )
 from shirako.api.problems import Problem
 from shirako.clock import Entropy, RealEntropy
+from shirako.transport.tls_errors import TEXTS, Trouble, trouble_of
 
 __all__ = ["Client", "LeaseRequest", "Problem", "Unreachable"]
 
@@ -75,6 +83,11 @@ _Query = Sequence[tuple[str, str | int]]
 class Unreachable(Exception):
     """The actor did not answer, or answered what is no answer of an actor."""
 
+    def __init__(self, text: str, trouble: Trouble | None = None) -> None:
+        super().__init__(text)
+        self.trouble = trouble
+        """What of TLS stood in the way, if anything of it did."""
+
 
 class Client:
     """One actor's API, with one token."""
@@ -86,17 +99,25 @@ class Client:
         *,
         attempts: int = ATTEMPTS,
         entropy: Entropy | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`url`: the actor's address, without a path; `attempts` of each repeatable request."""
+        """`url`: the actor's address, without a path; `attempts` of each repeatable request.
+
+        `tls`: what to trust and to show at https addresses; None: the system's authorities.
+        """
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._attempts = attempts
         self._entropy = entropy or RealEntropy()
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Client:
         self._session = aiohttp.ClientSession(
-            timeout=TIMEOUT, headers=self._headers, read_bufsize=EVENT_BYTES_MAX
+            connector=aiohttp.TCPConnector(ssl=self._tls or True),
+            timeout=TIMEOUT,
+            headers=self._headers,
+            read_bufsize=EVENT_BYTES_MAX,
         )
         return self
 
@@ -303,11 +324,12 @@ class Client:
         for attempt in range(1, attempts + 1):
             try:
                 return await self._once(method, path, model, body, headers, query, timeout)
-            except Unreachable:
-                if attempt == attempts:
+            except Unreachable as error:
+                # a certificate that is wrong now will be wrong in a second
+                if attempt == attempts or error.trouble not in (None, "demanded"):
                     raise
             except Problem as problem:
-                if attempt == attempts or problem.status != 503:
+                if attempt == attempts or problem.status not in (429, 503):
                     raise
             await asyncio.sleep(self._pause(attempt))
         raise AssertionError("at least one attempt is made")
@@ -411,4 +433,6 @@ def _unreachable(url: str, error: Exception) -> Unreachable:
         return Unreachable(f"{url} answers what is not understood here: {error.title}")
     if isinstance(error, TimeoutError):
         return Unreachable(f"{url} does not answer in time")
-    return Unreachable(f"{url} can not be reached: {str(error) or type(error).__name__}")
+    trouble = trouble_of(error, url)
+    told = TEXTS[trouble] if trouble else str(error) or type(error).__name__
+    return Unreachable(f"{url} can not be reached: {told}", trouble)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,16 +15,17 @@ from shirako.actors.broker import Broker
 from shirako.actors.role import Refused
 from shirako.actors.service_manager import ServiceManager
 from shirako.api.broker import BrokerRoutes
+from shirako.api.edge import EdgeStatusRoutes, Ends, within_time
 from shirako.api.guest import GuestRoutes
 from shirako.api.openapi import document
 from shirako.api.problems import CONTENT_TYPE, RETRY_SECONDS, Problem
 from shirako.api.routes import PREFIX, Call, Reply, Route, read_body, read_query, refusal
 from shirako.api.site import Described, SiteRoutes, Upkeep
-from shirako.api.status import StatusRoutes
 from shirako.api.stream import Streams
 from shirako.api.tokens import Token, Tokens, TokensUnreadable
 from shirako.core.machine import IllegalTransition
 from shirako.transport.envelope import ENVELOPE_BYTES_MAX
+from shirako.transport.limits import Buckets, Limits
 
 __all__ = ["Upkeep", "application"]
 
@@ -39,20 +41,29 @@ def application(
     tokens: Tokens,
     descriptor: Described | None = None,
     upkeep: Upkeep | None = None,
+    *,
+    limits: Limits | None = None,
+    certificate_ends: Ends | None = None,
 ) -> web.Application:
     """The REST API of `actor`; `descriptor` adds what it says of a site's units.
 
-    `upkeep` is for an authority, which needs it.
+    `upkeep` is for an authority, which needs it. `certificate_ends` tells the end of the one that
+    is shown, where one is.
 
     Other routes may be added: refusals in them are answered in the same form.
     """
-    app = web.Application(middlewares=[_in_one_form(actor)], client_max_size=ENVELOPE_BYTES_MAX)
+    limits = limits or Limits()
+    app = web.Application(
+        middlewares=[_in_one_form(actor), within_time(actor, limits)],
+        client_max_size=ENVELOPE_BYTES_MAX,
+    )
+    gate = _Gate(actor, tokens, limits)
     streams = Streams(actor, tokens)
     app.on_shutdown.append(streams.end)
     own = _own_routes(actor, streams, descriptor, upkeep)
-    routes = (*own, *StatusRoutes(actor).routes())
+    routes = (*own, *EdgeStatusRoutes(actor, certificate_ends).routes())
     for route in routes:
-        app.router.add_route(route.method, PREFIX + route.path, _endpoint(route, actor, tokens))
+        app.router.add_route(route.method, PREFIX + route.path, _endpoint(route, actor, gate))
     described = web.json_response(document(actor.party.name, routes)).body
 
     async def openapi(_request: web.Request) -> web.Response:
@@ -75,9 +86,9 @@ def _own_routes(
     raise AssertionError(f"no routes for a {actor.role.title}")
 
 
-def _endpoint(route: Route, actor: Actor[Any], tokens: Tokens) -> _Endpoint:
+def _endpoint(route: Route, actor: Actor[Any], gate: _Gate) -> _Endpoint:
     async def endpoint(request: web.Request) -> web.StreamResponse:
-        caller = _caller(request, route, actor, tokens)
+        caller = gate.caller(request, route)
         query = read_query(request, route.query) if route.query else None
         body = await read_body(request, route.body) if route.body else None
         await actor.settled()
@@ -98,23 +109,41 @@ def _endpoint(route: Route, actor: Actor[Any], tokens: Tokens) -> _Endpoint:
     return endpoint
 
 
-def _caller(request: web.Request, route: Route, actor: Actor[Any], tokens: Tokens) -> Token | None:
-    """Who calls. Raises `Problem` unless the route is theirs to call."""
-    if not route.roles:
-        return None
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    try:
-        token = tokens.find(secret.strip()) if scheme.lower() == "bearer" else None
-    except TokensUnreadable as error:
-        log.warning("%s: nobody is let in: %s", actor.party.name, error)
-        raise Problem(503, "unavailable", "tokens can not be read now", retry=True) from error
-    if token is None or token.actor not in (None, actor.party.name):
-        actor.counters["refused.token"] += 1
-        raise Problem(401, "token", "send a valid token, as Authorization: Bearer TOKEN")
-    if token.role not in route.roles:
-        allowed = ", ".join(sorted(route.roles))
-        raise Problem(403, "role", f"this is for {allowed}; your token is for a {token.role}")
-    return token
+class _Gate:
+    """Who may call, and how often."""
+
+    def __init__(self, actor: Actor[Any], tokens: Tokens, limits: Limits) -> None:
+        self._actor = actor
+        self._tokens = tokens
+        self._limits = limits
+        self._buckets = Buckets(limits, lambda: asyncio.get_running_loop().time())
+
+    def caller(self, request: web.Request, route: Route) -> Token | None:
+        """Who calls. Raises `Problem` unless the route is theirs to call, now."""
+        if not route.roles:
+            return None
+        token = self._token(request)
+        if not self._buckets.take(token.name):
+            self._actor.counters["refused.rate"] += 1
+            rate = f"{self._limits.requests_a_second:g} requests a second"
+            raise Problem(429, "rate", f"your token is good for {rate} here", retry=True)
+        if token.role not in route.roles:
+            allowed = ", ".join(sorted(route.roles))
+            raise Problem(403, "role", f"this is for {allowed}; your token is for a {token.role}")
+        return token
+
+    def _token(self, request: web.Request) -> Token:
+        actor = self._actor
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        try:
+            token = self._tokens.find(secret.strip()) if scheme.lower() == "bearer" else None
+        except TokensUnreadable as error:
+            log.warning("%s: nobody is let in: %s", actor.party.name, error)
+            raise Problem(503, "unavailable", "tokens can not be read now", retry=True) from error
+        if token is None or token.actor not in (None, actor.party.name):
+            actor.counters["refused.token"] += 1
+            raise Problem(401, "token", "send a valid token, as Authorization: Bearer TOKEN")
+        return token
 
 
 def _in_one_form(actor: Actor[Any]) -> Any:

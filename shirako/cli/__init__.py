@@ -3,7 +3,7 @@
 commands    which commands there are, and loading each only when it is called
 connection  which actor to talk to and how to say what it refused
 output      tables, JSON, times; waiting: following a lease until it is ready
-actors, token, lease, site, broker, clock, states, verify, completion, demo, testbed   the commands
+actors, ca, token, lease, site, broker, clock, states, verify, completion, demo, testbed   commands
 upkeep      those of `site` that keep its nodes in order
 """
 

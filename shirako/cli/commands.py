@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("actors", "Run the actors of a descriptor."),
     "check": ("actors", "Check a descriptor: every fault, and how to mend it."),
     "keys": ("actors", "Make the keys that a descriptor names."),
+    "ca": ("ca", "Certificates for TLS: a small authority for a site."),
     "token": ("token", "Bearer tokens: who may do what."),
     "lease": ("lease", "A guest's leases."),
     "site": ("site", "A site: its nodes, leases and delegations."),

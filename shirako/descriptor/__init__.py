@@ -17,6 +17,7 @@ from shirako.descriptor.model import (
     PoolSpec,
     Role,
     ServiceManagerSpec,
+    TlsSpec,
     UnitSpec,
 )
 from shirako.descriptor.read import read_descriptor
@@ -36,6 +37,7 @@ __all__ = [
     "PoolSpec",
     "Role",
     "ServiceManagerSpec",
+    "TlsSpec",
     "UnitSpec",
     "read_descriptor",
 ]

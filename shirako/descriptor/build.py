@@ -23,6 +23,7 @@ from shirako.descriptor.model import (
     PoolSpec,
     Role,
     ServiceManagerSpec,
+    TlsSpec,
     UnitSpec,
 )
 from shirako.descriptor.plugins import own_attributes
@@ -60,6 +61,7 @@ class _Builder:
                 Edge(source=value_of(one, "from"), target=value_of(one, "to"), line=self._line(one))
                 for one in children(root, "edge")
             ),
+            tls=next((self._tls(one) for one in children(root, "tls")), None),
         )
 
     def _actor(self, element: etree._Element) -> AuthoritySpec | BrokerSpec | ServiceManagerSpec:
@@ -102,6 +104,14 @@ class _Builder:
             role=cast(Role, value_of(element, "role")),
             url=self._url(element),
             key=self._path(element, "key"),
+            line=self._line(element),
+        )
+
+    def _tls(self, element: etree._Element) -> TlsSpec:
+        return TlsSpec(
+            certificates=self._path(element, "certificates"),
+            mutual=self._text(element, "mutual") == "true",
+            ca=self._path(element, "ca") if element.get("ca") is not None else None,
             line=self._line(element),
         )
 

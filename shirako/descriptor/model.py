@@ -138,6 +138,19 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSpec:
+    """Whose certificates are shown and taken at https addresses."""
+
+    certificates: Path
+    """Folder of `ca.pem` and, for each own actor, `NAME.pem` and `NAME.key`."""
+    mutual: bool
+    """Whether clients have to show one, too."""
+    ca: Path | None
+    """Further authorities: those of peers elsewhere."""
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
     """A whole `actors.xml` without a fault."""
 
@@ -149,6 +162,8 @@ class Descriptor:
     actors: tuple[AuthoritySpec | BrokerSpec | ServiceManagerSpec, ...]
     peers: tuple[PeerSpec, ...]
     edges: tuple[Edge, ...]
+    tls: TlsSpec | None
+    """None: whatever is https elsewhere is held to the system's authorities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,15 +13,16 @@ from shirako.descriptor.model import Descriptor, DescriptorInvalid
 from shirako.descriptor.plugins import check_plugins
 from shirako.descriptor.references import check_references
 from shirako.descriptor.structure import check_structure
+from shirako.descriptor.tls import check_tls
 from shirako.descriptor.values import check_values
 
 
 def read_descriptor(path: Path, *, keys: bool = True) -> Descriptor:
     """Read and check `actors.xml`.
 
-    With `keys=False` key files may be absent, for the command that makes them; those that are
-    there are checked. Raises `DescriptorInvalid` with all faults, in the order of the file; a file
-    that is not even XML has one.
+    With `keys=False` key files and certificates may be absent, for the commands that make them;
+    those that are there are checked. Raises `DescriptorInvalid` with all faults, in the order of
+    the file; a file that is not even XML has one.
     """
     document = open_document(path)
     grammar = load_grammar()
@@ -32,6 +33,7 @@ def read_descriptor(path: Path, *, keys: bool = True) -> Descriptor:
         *check_inventory(document),
         *check_plugins(document),
         *check_keys(document, required=keys),
+        *check_tls(document, required=keys),
     ]
     if faults:
         raise DescriptorInvalid(tuple(sorted(faults, key=lambda fault: fault.line)))

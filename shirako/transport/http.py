@@ -14,6 +14,8 @@ from aiohttp import web
 
 from shirako.transport import Unreachable
 from shirako.transport.envelope import ENVELOPE_BYTES_MAX, Rejected
+from shirako.transport.limits import Limits
+from shirako.transport.tls_errors import explain
 
 PROTOCOL_VERSION = 1
 ENVELOPE_CONTENT_TYPE = "application/jose"
@@ -46,7 +48,8 @@ class HttpTransport:
                     raise Unreachable(f"{url} answered {response.status}: {text}")
                 return body
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{url}: {str(error) or type(error).__name__}") from error
+            told = explain(error, url) or str(error) or type(error).__name__
+            raise Unreachable(f"{url}: {told}") from error
 
     async def close(self) -> None:
         if self._session is not None:
@@ -60,13 +63,16 @@ class HttpTransport:
         return self._session
 
 
-def message_routes(receive: Receive, about: Mapping[str, object]) -> list[web.RouteDef]:
+def message_routes(
+    receive: Receive, about: Mapping[str, object], limits: Limits | None = None
+) -> list[web.RouteDef]:
     """The two routes through which other actors reach this one; `about` is served as it is."""
+    desk = _Desk((limits or Limits()).reading_bytes)
 
     async def post_messages(request: web.Request) -> web.Response:
         try:
             # One that is too long is handed on cut short: `receive` refuses and counts it.
-            answer = await receive(await _read(request.content))
+            answer = await receive(await desk.read(request.content))
         except Rejected as rejected:
             return problem(rejected.status, rejected.kind, str(rejected))
         except (web.RequestPayloadError, ConnectionError):
@@ -82,13 +88,38 @@ def message_routes(receive: Receive, about: Mapping[str, object]) -> list[web.Ro
     ]
 
 
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    """The whole body, or one byte more than may be there."""
+class _Desk:
+    """Where envelopes lie until they are whole: only so much of them has room."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+
+    async def read(self, content: aiohttp.StreamReader) -> bytes:
+        """As `_read`; raises `Rejected` when there is no room."""
+        mine = 0
+
+        def lay(size: int) -> None:
+            nonlocal mine
+            if size > self._room:
+                raise Rejected(503, "overloaded", "too many envelopes are coming in; try again")
+            self._room -= size
+            mine += size
+
+        try:
+            return await _read(content, lay)
+        finally:
+            self._room += mine
+
+
+async def _read(content: aiohttp.StreamReader, lay: Callable[[int], None] | None = None) -> bytes:
+    """The whole body, or one byte more than may be there; `lay` is told of what is kept."""
     data = bytearray()
     while len(data) <= ENVELOPE_BYTES_MAX:
         chunk = await content.read(ENVELOPE_BYTES_MAX + 1 - len(data))
         if not chunk:
             break
+        if lay is not None:
+            lay(len(chunk))
         data += chunk
     return bytes(data)
 

@@ -155,7 +155,6 @@ NEXT_SHARE = (
         (' skew="30s"', ""),
         ('renew="true"', 'renew="false"'),
         ("127.0.0.1:7702", "localhost:7702"),
-        ("http://127.0.0.1:7702", "https://broker.example.org:7702"),
         ('attempts="4"', 'attempts=" 4 "'),
         ('probe="90s"', 'probe="1h30m"'),
         ('value="2GB"', 'value=""'),
