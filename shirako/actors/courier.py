@@ -33,6 +33,7 @@ ENVELOPE_MESSAGE_BYTES_MAX = 600_000
 PAUSE_SECONDS_MIN = 0.2
 PAUSE_SECONDS_MAX = 5.0
 BUSY_PAUSE_SECONDS = 0.3
+TROUBLES_MAX = 8
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ class Courier:
         self._task: asyncio.Task[None] | None = None
         self._number = 0
         self._up = asyncio.Event()
+        self._troubles: set[str] = set()
+        """What was logged since the peer could be reached last."""
         self.failures = 0
         """Attempts that failed since the last that worked; 0: the peer is up."""
         self.unreachable_since: int | None = None
@@ -170,13 +173,19 @@ class Courier:
             answer = await self._transport.post(self._peer.url, envelope)
             taken = read_acknowledgement(answer, self._peer_key, self._key.public.kid, self._number)
         except (Unreachable, Untrusted) as error:
-            if self.failures == 0:
-                log.warning("%s can not be reached, trying on: %s", self._peer.name, error)
+            self._note_trouble(str(error))
             return False
-        if self.failures:
+        if self._troubles:
             log.warning("%s is back", self._peer.name)
+            self._troubles.clear()
         self._account(load, {refusal.index: refusal for refusal in taken.refused})
         return True
+
+    def _note_trouble(self, why: str) -> None:
+        """Log each reason once: a later one may be the one to mend."""
+        if why not in self._troubles and len(self._troubles) < TROUBLES_MAX:
+            self._troubles.add(why)
+            log.warning("%s can not be reached, trying on: %s", self._peer.name, why)
 
     def _account(
         self,

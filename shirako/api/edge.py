@@ -1,25 +1,17 @@
-"""Limits on requests, and what `/status` tells of the certificate: where people meet the edge."""
+"""Limits on single requests: how long a body may take to come."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from aiohttp import web
 
 from shirako.actors.actor import Actor
-from shirako.api import models
-from shirako.api.models import Instant
 from shirako.api.problems import Problem
-from shirako.api.routes import Call, Route
-from shirako.api.status import StatusRoutes
 from shirako.transport.limits import Limits
 from shirako.transport.listening import Connection
-
-Ends = Callable[[], datetime]
 
 
 def within_time(actor: Actor[Any], limits: Limits) -> Any:
@@ -51,27 +43,3 @@ def within_time(actor: Actor[Any], limits: Limits) -> Any:
                 known.request_ends()
 
     return middleware
-
-
-class Status(models.Status):
-    """With the end of the certificate that the actor shows, where it shows one."""
-
-    certificate_ends: Instant | None = None
-
-
-class EdgeStatusRoutes(StatusRoutes):
-    """`/status` with what concerns the edge."""
-
-    def __init__(self, actor: Actor[Any], certificate_ends: Ends | None) -> None:
-        super().__init__(actor)
-        self._ends = certificate_ends
-
-    def routes(self) -> tuple[Route, ...]:
-        return tuple(
-            replace(route, answer=Status) if route.answer is models.Status else route
-            for route in super().routes()
-        )
-
-    async def status(self, call: Call) -> Status:
-        told = await super().status(call)
-        return Status(**dict(told), certificate_ends=self._ends() if self._ends else None)

@@ -689,6 +689,8 @@ class Status(Outward):
     """Number of leases by state."""
     counters: dict[str, int] = {}
     peers: tuple[Peer, ...] = ()
+    certificate_ends: Instant | None = None
+    """Of the certificate that the actor shows, where it shows one."""
 
 
 class Health(Outward):

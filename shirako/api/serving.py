@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 from aiohttp import web
@@ -15,12 +16,13 @@ from shirako.actors.broker import Broker
 from shirako.actors.role import Refused
 from shirako.actors.service_manager import ServiceManager
 from shirako.api.broker import BrokerRoutes
-from shirako.api.edge import EdgeStatusRoutes, Ends, within_time
+from shirako.api.edge import within_time
 from shirako.api.guest import GuestRoutes
 from shirako.api.openapi import document
 from shirako.api.problems import CONTENT_TYPE, RETRY_SECONDS, Problem
 from shirako.api.routes import PREFIX, Call, Reply, Route, read_body, read_query, refusal
 from shirako.api.site import Described, SiteRoutes, Upkeep
+from shirako.api.status import StatusRoutes
 from shirako.api.stream import Streams
 from shirako.api.tokens import Token, Tokens, TokensUnreadable
 from shirako.core.machine import IllegalTransition
@@ -43,7 +45,7 @@ def application(
     upkeep: Upkeep | None = None,
     *,
     limits: Limits | None = None,
-    certificate_ends: Ends | None = None,
+    certificate_ends: Callable[[], datetime] | None = None,
 ) -> web.Application:
     """The REST API of `actor`; `descriptor` adds what it says of a site's units.
 
@@ -61,7 +63,7 @@ def application(
     streams = Streams(actor, tokens)
     app.on_shutdown.append(streams.end)
     own = _own_routes(actor, streams, descriptor, upkeep)
-    routes = (*own, *EdgeStatusRoutes(actor, certificate_ends).routes())
+    routes = (*own, *StatusRoutes(actor, certificate_ends).routes())
     for route in routes:
         app.router.add_route(route.method, PREFIX + route.path, _endpoint(route, actor, gate))
     described = web.json_response(document(actor.party.name, routes)).body

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -39,8 +40,9 @@ _ADMINS: Mapping[str, frozenset[TokenRole]] = MappingProxyType(
 class StatusRoutes:
     """`/status`, `/health`, `/clock`"""
 
-    def __init__(self, actor: Actor[Any]) -> None:
+    def __init__(self, actor: Actor[Any], certificate_ends: Callable[[], datetime] | None) -> None:
         self._actor = actor
+        self._certificate_ends = certificate_ends
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -87,6 +89,7 @@ class StatusRoutes:
             leases=dict(sorted(Counter(state_of(record).value for record in leases).items())),
             counters={} if guest else dict(sorted(self._actor.counters.items())),
             peers=() if guest else self._peers(),
+            certificate_ends=self._certificate_ends() if self._certificate_ends else None,
         )
 
     def _peers(self) -> tuple[models.Peer, ...]:

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from shirako.api.edge import Status
-from shirako.api.models import LeaseRequest
+from shirako.api.models import LeaseRequest, Status
 from shirako.certificates import CertificateError, issue, make_authority, read_certificates
 from shirako.client import Client, Unreachable
 from shirako.credentials import Credentials, Files

@@ -1,0 +1,234 @@
+"""What actors have committed, read from the bytes in their ledgers: the fields that checks use.
+
+These structs are the simulation's own, so that no check believes a property or default of the
+classes that it judges. Unknown fields are skipped.
+"""
+
+from __future__ import annotations
+
+from msgspec import Raw, Struct, json
+
+Key = tuple[str, str]
+
+
+class TermRecord(Struct, frozen=True, gc=False):
+    """`[start, end)` in ticks."""
+
+    start: int
+    end: int
+
+
+class PartyRecord(Struct, frozen=True):
+    kid: str
+
+
+class LineRecord(Struct, frozen=True, gc=False):
+    """One exchange: numbers, and what is still to be delivered."""
+
+    sent: int = 0
+    seen: int = 0
+    last: Raw = Raw()
+    unacked: tuple[Raw, ...] = ()
+
+
+class AncestorRecord(Struct, frozen=True, gc=False):
+    digest: str
+    capacity: int
+
+
+class SpentRecord(Struct, frozen=True):
+    jti: str
+    issuer: str
+    units: int
+    term: TermRecord
+    ancestors: tuple[AncestorRecord, ...]
+
+
+class AssignmentRecord(Struct, frozen=True, gc=False):
+    unit: str
+    epoch: int
+    phase: str = "priming"
+    swapped: bool = False
+
+    @property
+    def open(self) -> bool:
+        """The unit is this lease's: between its assignment and the end of its teardown."""
+        return self.phase not in ("closed", "failed")
+
+
+class LeaseRecord(Struct, frozen=True, kw_only=True):
+    """What the records of all roles share."""
+
+    id: str
+    guest: PartyRecord
+    state: str
+    units: int
+    least_units: int
+    term: TermRecord
+    lines: dict[str, LineRecord] = {}
+
+    @property
+    def key(self) -> Key:
+        return (self.guest.kid, self.id)
+
+    @property
+    def final(self) -> bool:
+        return self.state in ("Closed", "Failed", "CloseFailed")
+
+
+class SiteRecord(LeaseRecord, frozen=True, kw_only=True):
+    broker: PartyRecord
+    spent: tuple[SpentRecord, ...] = ()
+    assignments: tuple[AssignmentRecord, ...] = ()
+    keys: tuple[str, ...] = ()
+    degraded: str = ""
+    receipt: str = ""
+    redeemed: bool = False
+
+
+class GrantRecord(Struct, frozen=True):
+    delegation: str
+    units: int
+    term: TermRecord
+    jti: str
+    chain: tuple[str, ...]
+
+
+class BrokerRecord(LeaseRecord, frozen=True, kw_only=True):
+    grants: tuple[GrantRecord, ...] = ()
+
+
+class UnitStateRecord(Struct, frozen=True):
+    unit: str
+    epoch: int
+
+
+class AnswerRecord(Struct, frozen=True):
+    asked_end: int
+    granted_end: int
+    refused: str = ""
+
+
+class GuestRecord(LeaseRecord, frozen=True, kw_only=True):
+    broker: PartyRecord
+    ticket: tuple[tuple[str, ...], ...] = ()
+    held: tuple[UnitStateRecord, ...] = ()
+    joined: tuple[str, ...] = ()
+    answer: AnswerRecord | None = None
+    asked_units: int = 0
+    degraded: str = ""
+    receipt: str = ""
+    reason: str = ""
+
+
+class UnitRecord(Struct, frozen=True):
+    name: str
+    type: str
+    epoch: int = 0
+    owner: Key | None = None
+    quarantined: str = ""
+
+
+class DelegationRecord(Struct, frozen=True):
+    id: str
+    holder: PartyRecord
+    type: str
+    units: int
+    term: TermRecord
+    chain: tuple[str, ...]
+    overbooking: float = 1.0
+    source: str = ""
+    lines: dict[str, LineRecord] = {}
+
+
+Record = SiteRecord | BrokerRecord | GuestRecord | UnitRecord | DelegationRecord
+
+LEASES: dict[str, type[SiteRecord] | type[BrokerRecord] | type[GuestRecord]] = {
+    "site": SiteRecord,
+    "broker": BrokerRecord,
+    "guest": GuestRecord,
+}
+"""By the part that an actor plays."""
+
+_DECODERS = {
+    **{(part, "lease"): json.Decoder(record).decode for part, record in LEASES.items()},
+    **{(part, "unit"): json.Decoder(UnitRecord).decode for part in LEASES},
+    **{(part, "delegation"): json.Decoder(DelegationRecord).decode for part in LEASES},
+    ("broker", "given"): json.Decoder(DelegationRecord).decode,
+}
+
+
+def read(part: str, kind: str, body: bytes) -> Record | None:
+    """What was committed; None for kinds of things that no check looks at."""
+    decoder = _DECODERS.get((part, kind))
+    record: Record | None = decoder(body) if decoder is not None else None
+    return record
+
+
+class Heading(Struct, frozen=True, rename={"what": "is"}):
+    """What all messages share."""
+
+    what: str
+    rid: str
+    holder: str
+    n: int = 0
+
+
+read_heading = json.Decoder(Heading).decode
+
+
+class EnvelopeBody(Struct, frozen=True):
+    iss: str
+    aud: str
+    messages: list[Raw]
+
+
+read_envelope = json.Decoder(EnvelopeBody).decode
+
+
+class RefusalRecord(Struct, frozen=True):
+    index: int
+    code: str
+    retry: bool = False
+
+
+class AcknowledgementBody(Struct, frozen=True):
+    refused: tuple[RefusalRecord, ...] = ()
+
+
+read_acknowledgement = json.Decoder(AcknowledgementBody).decode
+
+
+class ClaimBody(Struct, frozen=True):
+    """A claim as it was signed."""
+
+    iss: str
+    sub: str
+    nbf: int
+    exp: int
+    jti: str
+    type: str
+    units: int
+    parent: str = ""
+    rid: str = ""
+    extends: str = ""
+    overbooking: float = 1.0
+
+
+read_claim = json.Decoder(ClaimBody).decode
+
+
+class ReceiptBody(Struct, frozen=True):
+    """A receipt as it was signed."""
+
+    holder: str
+    reservation: str
+    claims: tuple[str, ...]
+    units_freed: int
+    tick: int
+    redeemed: bool
+    final: bool
+    failed_units: tuple[str, ...] = ()
+
+
+read_receipt = json.Decoder(ReceiptBody).decode

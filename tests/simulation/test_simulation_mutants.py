@@ -1,0 +1,322 @@
+"""The simulation finds what it is for: faults that are put into the actors on purpose.
+
+Each is a mistake that somebody could make in one line. It must be found within a few seeds, and by
+the check of the invariant that it breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace as changed
+
+from shirako.actors import authority, broker, performing, role
+from shirako.actors.actor import Actor
+from shirako.actors.courier import Courier
+from shirako.actors.handling import Outcome
+from shirako.core import authority as site_machine
+from shirako.core import broker as broker_machine
+from shirako.core import guest as guest_machine
+from shirako.core import machine
+from shirako.core.authority import Release, SiteState, UnitPhase
+from shirako.core.broker import BrokerState, Free
+from shirako.core.exchange import Arrival, Line
+from shirako.core.machine import Arrow, Step, Woken
+from shirako.simulation.faults import ALL_FAULTS, Faults
+from shirako.simulation.run import run
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake, and what it breaks."""
+
+    make: Callable[[Patch], None]
+    breaks: tuple[str, ...]
+    """Invariants that it breaks; one of their checks has to find it."""
+    seeds: int = 20
+    faults: Faults = ALL_FAULTS
+
+
+def _action(patch: Patch, table: Any, state: Any, event: Any, action: Any) -> None:
+    """Let an event do something else in one state."""
+    states: tuple[Any, ...] = tuple(type(state).__members__.values())
+    patch.setitem(table, (state, event), Arrow(action, states))
+
+
+# The mistakes ---------------------------------------------------------------------------------
+
+
+def released_before_teardown(patch: Patch) -> None:
+    def close(r: Any, e: Any, me: Any) -> Any:
+        step = site_machine.close_by_guest(r, e, me)
+        early = tuple(Release(unit=a.unit, epoch=a.epoch) for a in r.live)
+        return Step(step.record, (*step.effects, *early))
+
+    event = site_machine.CloseMessage
+    _action(patch, site_machine.TABLE, SiteState.ACTIVE, event, close)
+
+
+def said_before_it_is_committed(patch: Patch) -> None:
+    commit = Actor._commit
+
+    async def late(self: Any, batch: Any) -> None:
+        self._perform(batch)
+        await commit(self, batch)
+
+    patch.setattr(Actor, "_commit", late)
+
+
+def acknowledged_before_it_is_committed(patch: Patch) -> None:
+    submit = Actor.submit
+    kept: list[asyncio.Future[Any]] = []
+
+    async def hasty(self: Any, act: Any) -> Any:
+        kept.append(asyncio.ensure_future(submit(self, act)))
+        await asyncio.sleep(0)
+        return ()
+
+    patch.setattr(Actor, "submit", hasty)
+
+
+def told_before_it_is_committed(patch: Patch) -> None:
+    step_all = Actor._step_all
+
+    def impatient(self: Any, items: Any, *rest: Any) -> bool:
+        done = step_all(self, items, *rest)
+        for item in items if done else ():
+            if item.done is not None and not item.done.done() and item.error is None:
+                item.done.set_result(item.outcome)
+        return done
+
+    patch.setattr(Actor, "_step_all", impatient)
+
+
+def sold_without_booking(patch: Patch) -> None:
+    patch.setattr(broker.Broker, "_book", lambda self, grant: None)
+
+
+def freed_without_a_receipt(patch: Patch) -> None:
+    """The broker believes a guest that says it gives a ticket back."""
+
+    def believe(r: Any, e: Any, me: Any) -> Any:
+        step = broker_machine.take_back(r, e, me)
+        if e.receipt is None and r.grants:
+            free = tuple(
+                Free(delegation=g.delegation, units=g.units, term=g.term) for g in r.grants
+            )
+            return Step(changed(step.record, grants=()), free)
+        return step
+
+    event = broker_machine.Relinquished
+    _action(patch, broker_machine.TABLE, BrokerState.TICKETED, event, believe)
+
+
+def redeemed_twice(patch: Patch) -> None:
+    patch.setattr(authority.Authority, "_check_unspent", lambda self, spent, claims: None)
+
+
+def redeemed_by_a_thief(patch: Patch) -> None:
+    check = authority.Authority._check_chain
+
+    def blind(self: Any, sender: Any, rid: str, chain: Any, now: int) -> Any:
+        try:
+            return check(self, sender, rid, chain, now)
+        except role.Refused as refused:
+            if refused.code != "stolen":
+                raise
+            return self.verifier.chain(chain)
+
+    patch.setattr(authority.Authority, "_check_chain", blind)
+    strangers_are_admitted(patch)  # which would catch it otherwise
+
+
+def wider_than_its_parent(patch: Patch) -> None:
+    def lax(chain: Any, root_issuer: str) -> Any:
+        return chain[-1]
+
+    patch.setattr(authority, "check_chain", lax)
+
+
+def never_woken_at_the_end(patch: Patch) -> None:
+    table: Any = site_machine.TABLE
+    patch.delitem(table, (SiteState.ACTIVE, Woken))
+
+
+def numbers_are_not_looked_at(patch: Patch) -> None:
+    patch.setattr(Line, "arrival", lambda self, n: Arrival.NEW)
+
+
+def not_cleaned(patch: Patch) -> None:
+    async def lazy(self: Any, pool: Any, job: Any, tell: Any) -> Outcome:
+        return Outcome(checks=("account_gone",))
+
+    patch.setattr(performing.SitePerformer, "_teardown", lazy)
+
+
+def handed_out_from_quarantine(patch: Patch) -> None:
+    quarantine = authority.Authority._quarantine
+
+    def forgiving(self: Any, effect: Any, *rest: Any) -> None:
+        quarantine(self, effect, *rest)
+        unit = self.units.get(effect.unit)
+        if unit is not None and unit.quarantined:
+            self._keep_unit(changed(unit, quarantined=""))
+
+    patch.setattr(authority.Authority, "_quarantine", forgiving)
+
+
+def units_are_not_stored(patch: Patch) -> None:
+    writes = role.Batch.writes
+
+    def forgetful(self: Any) -> Any:
+        return [write for write in writes(self) if write.kind != "unit"]
+
+    patch.setattr(role.Batch, "writes", forgetful)
+
+
+def fewer_units_than_asked_for(patch: Patch) -> None:
+    def make_do(r: Any, e: Any, me: Any) -> Any:
+        if any(a.phase is UnitPhase.ACTIVE for a in r.live):
+            return site_machine._active_if_ready(changed(r, least_units=1), me)
+        return site_machine.no_other(r, e, me)
+
+    event = site_machine.Unassigned
+    _action(patch, site_machine.TABLE, SiteState.PRIMING, event, make_do)
+
+
+def strangers_are_admitted(patch: Patch) -> None:
+    patch.setattr(authority.Authority, "admit", lambda self, sender, record, message: None)
+
+
+def everybody_gets_the_same_keys(patch: Patch) -> None:
+    site_job = performing.site_job
+    keys: list[tuple[str, ...]] = []
+
+    def mixed_up(lease: Any, *rest: Any) -> Any:
+        keys.append(lease.keys)
+        return replace(site_job(lease, *rest), keys=keys[0])
+
+    patch.setattr(performing, "site_job", mixed_up)
+
+
+def no_pause_between_tries(patch: Patch) -> None:
+    patch.setattr(Courier, "_pause", lambda self: 0.01)
+
+
+def epochs_repeat(patch: Patch) -> None:
+    take = authority.Authority._take
+
+    def stale(self: Any, name: str, owner: Any, now: int) -> int:
+        take(self, name, owner, now)
+        self._keep_unit(changed(self.units[name], epoch=1))
+        return 1
+
+    patch.setattr(authority.Authority, "_take", stale)
+
+
+def nobody_hands_the_receipt_on(patch: Patch) -> None:
+    said = machine.say
+
+    def silent(record: Any, to: str, message: Any) -> Any:
+        return record if to == record.broker.kid else said(record, to, message)
+
+    patch.setattr(site_machine, "say", silent)
+    patch.setattr(guest_machine, "_relinquish", lambda r: r)
+
+
+def closed_because_nobody_answers(patch: Patch) -> None:
+    """The guest calls a lease closed as soon as it has asked for it."""
+    say_close = guest_machine._say_close
+
+    def at_once(r: Any, reason: str, me: Any) -> Any:
+        record = say_close(r, reason, me).record
+        return Step(guest_machine._end(record, guest_machine.S.CLOSED, reason))
+
+    patch.setattr(guest_machine, "_say_close", at_once)
+    for where, arrow in tuple(guest_machine.TABLE.items()):
+        _action(patch, guest_machine.TABLE, *where, arrow.action)
+
+
+def a_crash_loses_what_was_to_be_said(patch: Patch) -> None:
+    """Recovery does not look at what is still undelivered."""
+    perform = Actor._perform_for
+    load = Actor._load
+
+    def deaf(self: Any) -> None:
+        self.recovering = True
+        load(self)
+        self.recovering = False
+
+    def silent(self: Any, kind: str, key: Any, kept: Any) -> None:
+        if kept is not None and getattr(self, "recovering", False):
+            kept = changed(kept, lines={})
+        perform(self, kind, key, kept)
+
+    patch.setattr(Actor, "_load", deaf)
+    patch.setattr(Actor, "_perform_for", silent)
+
+
+def never_forgotten(patch: Patch) -> None:
+    patch.setattr(role.Role, "forget", lambda self, key: None)
+
+
+def extended_by_fewer_units(patch: Patch) -> None:
+    grant = broker.Broker._grant
+
+    def short(self: Any, lease: Any, asked: Any, number: int, delegation: str, *rest: Any) -> Any:
+        units, term = rest
+        return grant(self, lease, asked, number, delegation, 1 if asked.extends else units, term)
+
+    patch.setattr(broker.Broker, "_grant", short)
+
+
+CHEATED = replace(ALL_FAULTS, cheating=1.0, nonsense=1.0)
+ALONE = replace(ALL_FAULTS, guest_vanishes=1.0)
+
+MUTANTS: dict[str, Mutant] = {
+    "released before teardown": Mutant(released_before_teardown, ("EXCLUSIVE", "CLEAN")),
+    "said before it is committed": Mutant(said_before_it_is_committed, ("DURABLE",)),
+    "acknowledged before it is committed": Mutant(
+        acknowledged_before_it_is_committed, ("DURABLE",)
+    ),
+    "told before it is committed": Mutant(told_before_it_is_committed, ("DURABLE",)),
+    "sold without booking": Mutant(sold_without_booking, ("CONSERVE",)),
+    "freed without a receipt": Mutant(freed_without_a_receipt, ("CONSERVE",), 60),
+    "redeemed twice": Mutant(redeemed_twice, ("ROOTED",), faults=CHEATED),
+    "redeemed by a thief": Mutant(redeemed_by_a_thief, ("ROOTED", "ISOLATED"), faults=CHEATED),
+    "wider than its parent": Mutant(wider_than_its_parent, ("ROOTED",), faults=CHEATED),
+    "never woken at the end": Mutant(never_woken_at_the_end, ("ENDS",), faults=ALONE),
+    "numbers are not looked at": Mutant(numbers_are_not_looked_at, ("DURABLE",)),
+    "not cleaned": Mutant(not_cleaned, ("CLEAN",)),
+    "handed out from quarantine": Mutant(handed_out_from_quarantine, ("CLEAN", "EXCLUSIVE")),
+    "units are not stored": Mutant(units_are_not_stored, ("EXCLUSIVE", "CLEAN")),
+    "fewer units than asked for": Mutant(fewer_units_than_asked_for, ("ATOMIC",), 40),
+    "strangers are admitted": Mutant(strangers_are_admitted, ("ISOLATED",), 60),
+    "everybody gets the same keys": Mutant(everybody_gets_the_same_keys, ("ISOLATED",)),
+    "no pause between tries": Mutant(no_pause_between_tries, ("BOUNDED",)),
+    "epochs repeat": Mutant(epochs_repeat, ("EXCLUSIVE",)),
+    "nobody hands the receipt on": Mutant(nobody_hands_the_receipt_on, ("DURABLE",)),
+    "a crash loses what was to be said": Mutant(
+        a_crash_loses_what_was_to_be_said, ("DURABLE", "ENDS"), 40
+    ),
+    "never forgotten": Mutant(never_forgotten, ("BOUNDED",), 40),
+    "extended by fewer units": Mutant(extended_by_fewer_units, ("ATOMIC",), 40),
+    "closed because nobody answers": Mutant(closed_because_nobody_answers, ("DURABLE",)),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mistake_is_found(name: str, monkeypatch: Patch) -> None:
+    mutant = MUTANTS[name]
+    mutant.make(monkeypatch)
+    for seed in range(1, mutant.seeds + 1):
+        found = {violation.invariant for violation in run(seed, mutant.faults).violations}
+        if found & set(mutant.breaks):
+            return
+    raise AssertionError(f"not found within {mutant.seeds} seeds")
