@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "broker": ("broker", "A broker: its calendar, tickets and delegations."),
     "clock": ("clock", "The time that an actor goes by."),
     "states": ("states", "The three state machines, as text or diagrams."),
-    "simulate": ("simulate", "Replay a trace through policies."),
+    "simulate": ("simulate", "Whole worlds under virtual time, with faults."),
     "verify": ("verify", "Check tickets, leases, receipts and audit records, offline."),
     "demo": ("demo", "A site in a box."),
     "testbed": ("testbed", "Nodes with sshd and a directory, to try things on."),
