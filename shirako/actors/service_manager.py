@@ -117,6 +117,9 @@ class ServiceManager(Role[GuestLease]):
         match self._decide(lease, now):
             case GoOn():
                 event = machine.Unblocked(now=now)
+            case Wait() if now >= lease.term.end:
+                # nothing is left to wait for, whatever the policy hopes (ENDS)
+                event = machine.CloseAsked(now=now, reason="the term is over")
             case Wait(until=until):
                 event = machine.WakeLater(now=now, tick=max(until, now + 1))
             case Extend(end=end):

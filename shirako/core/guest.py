@@ -304,7 +304,8 @@ def join(r: GuestLease, _e: Unblocked, _me: Me) -> Step[GuestLease]:
     if not r.joins:
         return Step(replace(r, state=S.ACTIVE), CONSIDER)
     work = tuple(Work(handler="join", unit=u.unit, epoch=u.epoch) for u in r.held)
-    return Step(replace(r, state=S.JOINING, work=work))
+    # every unit may have been lost by now: then no handler's end leads on from here
+    return Step(replace(r, state=S.JOINING, work=work, wake=r.term.end))
 
 
 def join_ended(r: GuestLease, e: HandlerEnded, me: Me) -> Step[GuestLease]:
