@@ -104,9 +104,7 @@ class Driver(Protocol):
         """
         ...
 
-    async def mend(
-        self, differences: Sequence[Difference], job: UnitJob | None, log: Log
-    ) -> None:
+    async def mend(self, differences: Sequence[Difference], job: UnitJob | None, log: Log) -> None:
         """Make things as the job says: all of these differences are about its unit.
 
         With a lease in the job, what is missing is made again; otherwise all that is any guest's
