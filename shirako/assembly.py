@@ -12,9 +12,10 @@ import gc
 import logging
 import signal
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -51,7 +52,8 @@ from shirako.descriptor import (
     ServiceManagerSpec,
     read_descriptor,
 )
-from shirako.ledger.sqlite import SqliteLedger
+from shirako.ledger import Ledger, LedgerError
+from shirako.ledger.opening import open_ledger
 from shirako.transport import Transport
 from shirako.transport.http import PROTOCOL_VERSION, HttpTransport, message_routes
 from shirako.transport.limits import Limits, Places
@@ -80,24 +82,53 @@ class Running:
     actor: Actor[Any]
 
 
-async def run(path: Path, names: tuple[str, ...] = ()) -> None:
+async def run(path: Path, names: tuple[str, ...] = (), *, standby: bool = False) -> None:
     """Run the actors of a descriptor, or those named, until SIGTERM or SIGINT.
 
+    With `standby` an actor whose ledger another process holds waits until it can take over.
     Raises `DescriptorInvalid`, `LedgerError`, `Untrusted` or OSError when they can not start, or
     `LedgerError` when one of them can not go on.
     """
-    stop = asyncio.Event()
+    stop, opening = asyncio.Event(), Opening(standby=standby)
+
+    def end() -> None:
+        stop.set()
+        opening.stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(read_descriptor(path), names) as actors:
-        for one in actors:
-            log.warning("%s %s runs at %s", one.spec.role, one.spec.name, one.spec.url)
-        # what was loaded stays: without this each full collection would look through all of it
-        gc.freeze()
-        await _first(stop, *(one.actor.ended for one in actors))
-        for one in actors:
-            if one.actor.why_ended is not None:
-                raise one.actor.why_ended
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    try:
+        async with running(read_descriptor(path), names, opening=opening) as actors:
+            for one in actors:
+                log.warning("%s %s runs at %s", one.spec.role, one.spec.name, one.spec.url)
+            # what was loaded stays: without this each full collection would look through it
+            gc.freeze()
+            await _first(stop, *(one.actor.ended for one in actors))
+            for one in actors:
+                if one.actor.why_ended is not None:
+                    raise one.actor.why_ended
+    except LedgerError:
+        if not stop.is_set():  # otherwise it only says that a wait was ended
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How ledgers are opened."""
+
+    standby: bool = False
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set to end waits for a ledger: for another process, or for a server that is away."""
+
+
+async def _ledger(descriptor: Descriptor, spec: ActorSpec, opening: Opening) -> Ledger:
+    """The actor's ledger, opened in a thread, since a standby may wait for days."""
+    where: str | Path = descriptor.ledger or descriptor.state / f"{spec.name}.sqlite"
+    if opening.standby:
+        log.warning("%s %s waits for its ledger", spec.role, spec.name)
+    return await asyncio.to_thread(
+        open_ledger, where, spec.name, standby=opening.standby, stopping=opening.stopping
+    )
 
 
 async def _first(*events: asyncio.Event) -> None:
@@ -118,13 +149,14 @@ async def running(
     real_clock: Clock | None = None,
     entropy: Entropy | None = None,
     limits: Limits | None = None,
+    opening: Opening | None = None,
 ) -> AsyncIterator[list[Running]]:
     """The actors, loaded, served and asked for what their descriptor wants of them.
 
     `real_clock`: one for all; without it each has its own, which can be confirmed after a jump.
     `limits` of what clients may use, all actors together. Raises also `CertificateError`.
     """
-    limits = limits or Limits()
+    limits, opening = limits or Limits(), opening or Opening()
     specs = _chosen(descriptor, names)
     parties = _parties(descriptor, specs)
     credentials = {spec.name: _credentials(descriptor, spec) for spec in specs}
@@ -145,9 +177,10 @@ async def running(
                 real_clock or RealClock(bound_ms=descriptor.skew * 1000),
                 entropy or RealEntropy(),
             )
-            actor = assembler.actor()
+            actor = assembler.actor(await _ledger(descriptor, spec, opening))
             await actor.start()
             stack.push_async_callback(actor.stop)
+            stack.callback(opening.stopping.set)  # before it stops: a commit may wait for a server
             near.listen(spec.url, actor.receive)
             started.append(Running(spec, actor))
             upkeep = _upkeep(spec, actor)
@@ -238,7 +271,7 @@ class _Assembler:
     clock: Clock
     entropy: Entropy
 
-    def actor(self) -> Actor[Any]:
+    def actor(self, ledger: Ledger) -> Actor[Any]:
         key = PrivateKey.read(self.spec.key)
         me = trust.me_of(key, self.parties[self.spec.name], self.descriptor.skew)
         box: list[Actor[Any]] = []
@@ -247,7 +280,7 @@ class _Assembler:
             party=me.party,
             key=key,
             open_role=open_role,
-            ledger=SqliteLedger(self.descriptor.state / f"{self.spec.name}.sqlite"),
+            ledger=ledger,
             transport=self.transport,
             performer=performer,
             clock=self.clock,

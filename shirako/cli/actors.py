@@ -47,12 +47,18 @@ def read(path: Path, *, keys: bool = True, as_json: bool = False) -> Descriptor:
     epilog="""\b
 Examples:
   shirako run actors.xml                    # all actors in one process
-  shirako run actors.xml --actor site       # this one; the others run elsewhere"""
+  shirako run actors.xml --actor site       # this one; the others run elsewhere
+  shirako run actors.xml --actor site --standby   # on another machine: takes over"""
 )
 @DESCRIPTOR
 @click.option("--actor", "names", multiple=True, metavar="NAME", help="Only this actor; repeat.")
+@click.option(
+    "--standby",
+    is_flag=True,
+    help="Wait while another process runs the actor, and take over when it ends (PostgreSQL).",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
-def run(descriptor: Path, names: tuple[str, ...], verbose: bool) -> None:
+def run(descriptor: Path, names: tuple[str, ...], standby: bool, verbose: bool) -> None:
     """Run the actors of DESCRIPTOR until SIGTERM or Ctrl-C."""
     import uvloop
 
@@ -67,7 +73,7 @@ def run(descriptor: Path, names: tuple[str, ...], verbose: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
-        uvloop.run(run_actors(descriptor, names))
+        uvloop.run(run_actors(descriptor, names, standby=standby))
     except DescriptorInvalid as invalid:
         raise click.ClickException(str(invalid)) from None
     except LookupError as error:

@@ -53,6 +53,7 @@ class _Builder:
             path=self._document.path,
             state=self._path(root, "state"),
             skew=read_skew(self._text(root, "skew")),
+            ledger=root.get("ledger", ""),
             actors=tuple(
                 self._actor(one) for one in children(root, "authority", "broker", "service-manager")
             ),

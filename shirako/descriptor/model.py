@@ -159,6 +159,8 @@ class Descriptor:
     """Folder of ledgers and tokens."""
     skew: int
     """Seconds that two actors' clocks may differ."""
+    ledger: str
+    """URL of the database that holds the ledgers; empty: they are files in `state`."""
     actors: tuple[AuthoritySpec | BrokerSpec | ServiceManagerSpec, ...]
     peers: tuple[PeerSpec, ...]
     edges: tuple[Edge, ...]

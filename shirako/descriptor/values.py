@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from lxml import etree
 
@@ -23,7 +23,9 @@ from shirako.descriptor.model import Fault
 
 T = TypeVar("T")
 _DAY = 86_400
-_PASSWORD = re.compile(r"//.*@", re.DOTALL)
+LEDGER_SERVERS = ("postgresql://", "postgres://")
+_PASSWORD = re.compile(r"//.*@|\?.*", re.DOTALL)
+"""Where a URL may hold one: before its host, and among its parameters."""
 
 
 class Unreadable(ValueError):
@@ -147,8 +149,26 @@ def read_interval(text: str) -> int:
     return 0 if text.strip() in ("off", "0", "0s") else _interval(text)
 
 
+def read_ledger(text: str) -> str:
+    """The URL of a database, without a password in it. Raises `Unreadable`."""
+    mend = "write postgresql://USER@HOST/DATABASE"
+    if not text.startswith(LEDGER_SERVERS):
+        raise Unreadable("is no PostgreSQL database", mend)
+    try:
+        address = urlsplit(text)
+        secret, _port = address.password, address.port
+    except ValueError:
+        raise Unreadable("is no URL", mend) from None
+    if secret is not None or "password" in parse_qs(address.query):
+        raise Unreadable("holds a password", f"{mend}?passfile=FILE, which only you can read")
+    if not address.path.strip("/"):
+        raise Unreadable("names no database", mend)
+    return text
+
+
 _READERS: dict[str, Callable[[str], object]] = {
     "skew": read_skew,
+    "ledger": read_ledger,
     "timeout": read_timeout,
     "interval": read_interval,
     "term": read_term,
@@ -169,7 +189,7 @@ def check_values(document: Document, grammar: Grammar) -> Iterator[Fault]:
                 reader(text)
             except Unreadable as error:
                 mend = error.mend or f"write {grammar.wording[attribute.type]}"
-                shown = _PASSWORD.sub("//...@", text)[:60]
+                shown = _PASSWORD.sub(lambda m: "//...@" if m[0][0] == "/" else "?...", text)[:60]
                 message = f"{describe(element)}: {name} {shown!r} {error}"
                 yield document.fault(element, message, mend)
 
