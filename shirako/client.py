@@ -259,6 +259,9 @@ class Client:
 
     # A broker ---------------------------------------------------------------------------------
 
+    async def delegate_below(self, wanted: DelegationRequest) -> Delegation:
+        return await self._send("POST", "/broker/delegations", Delegation, wanted)
+
     async def calendar(self, window: CalendarWindow | None = None) -> Calendar:
         asked = window.model_dump(mode="json", exclude_none=True) if window else {}
         return await self._get(Calendar, "/broker/calendar", tuple(asked.items()))

@@ -464,6 +464,9 @@ class Authority(Role[SiteLease]):
 
     # Delegations ------------------------------------------------------------------------------
 
+    def granted(self) -> Mapping[str, Delegation]:
+        return self.delegations
+
     def delegate(self, delegation: Delegation) -> Delegation:
         """Grant a share to a broker and put it out; `delegation.chain` is made here.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -336,6 +336,9 @@ class Broker(Role[BrokerLease]):
         return receipt
 
     # Delegations ------------------------------------------------------------------------------
+
+    def granted(self) -> Mapping[str, Delegation]:
+        return self.given
 
     def delegate(self, wanted: Delegation) -> Delegation:
         """Give a broker below us a share of what we hold, and put it out; the chain is made here.

@@ -7,8 +7,10 @@ from functools import partial
 from shirako.actors.actor import Actor
 from shirako.actors.broker import Broker
 from shirako.api import models, views
+from shirako.api.granting import grant
 from shirako.api.records import key_of, select, story_of
-from shirako.api.routes import READERS, Call, Route
+from shirako.api.routes import READERS, Call, Reply, Route
+from shirako.api.tokens import TokenRole
 from shirako.clock import tick_of, utc
 from shirako.core.broker import BrokerState
 from shirako.core.calendar import Calendar
@@ -17,6 +19,8 @@ from shirako.core.delegation import Delegation
 from shirako.core.terms import FOREVER
 
 STEPS_MAX = 5000
+
+_ADMIN: frozenset[TokenRole] = frozenset(("broker-admin",))
 
 
 class BrokerRoutes:
@@ -51,8 +55,18 @@ class BrokerRoutes:
             read(
                 path="/broker/delegations",
                 handler=self.delegations,
-                summary="What sites have delegated",
+                summary="What is delegated to this broker, and by it to brokers below",
                 answer=models.Delegations,
+            ),
+            Route(
+                method="POST",
+                path="/broker/delegations",
+                roles=_ADMIN,
+                handler=self.delegate,
+                summary="Let a broker below sell a share of what this one holds",
+                body=models.DelegationRequest,
+                answer=models.Delegation,
+                statuses={201: "Delegated", 200: "Was delegated before, by the same name"},
             ),
         )
 
@@ -64,10 +78,17 @@ class BrokerRoutes:
         return await story_of(self._actor, key_of(self._actor, call))
 
     async def delegations(self, _call: Call) -> models.Delegations:
-        held = sorted(self._actor.role.delegations.values(), key=lambda one: one.id)
+        role = self._actor.role
+        held = sorted(role.delegations.values(), key=lambda one: one.id)
+        given = sorted(role.given.values(), key=lambda one: one.id)
         return models.Delegations(
-            delegations=tuple(views.delegation(one, self._site(one)) for one in held)
+            delegations=tuple(views.delegation(one, self._site(one)) for one in (*held, *given))
         )
+
+    async def delegate(self, call: Call) -> Reply:
+        below = {party.name: party for party in self._actor.role.guests.values()}
+        record, made = await grant(self._actor, call, below, {})
+        return Reply(views.delegation(record, self._site(record)), 201 if made else 200)
 
     def _site(self, delegation: Delegation) -> Party:
         site = self._actor.role.verifier.chain(delegation.chain)[0].site

@@ -16,14 +16,13 @@ from shirako.actors.reconciling import fit_again, reconcile
 from shirako.actors.role import Refused
 from shirako.actors.standing import standing
 from shirako.api import models, views
+from shirako.api.granting import grant
 from shirako.api.problems import Problem
 from shirako.api.records import key_of, record_of, select, story_of
-from shirako.api.routes import READERS, Call, Reply, Route, bad
+from shirako.api.routes import READERS, Call, Reply, Route
 from shirako.api.tokens import TokenRole
-from shirako.clock import tick_of
 from shirako.core.authority import CloseAsked, SiteLease, SiteState
 from shirako.core.delegation import Delegation
-from shirako.core.terms import Term
 from shirako.handlers import HandlerFailed, Unavailable
 
 _ADMIN: frozenset[TokenRole] = frozenset(("site-admin",))
@@ -235,40 +234,7 @@ class SiteRoutes:
         return views.delegation(record, self._actor.party)
 
     async def delegate(self, call: Call) -> Reply:
-        body: models.DelegationRequest = call.body
         brokers = {party.name: party for party in self._actor.role.brokers.values()}
-        if body.to not in brokers:
-            raise bad("to", f"one of: {', '.join(sorted(brokers))}")
-
-        def act(role: Authority, now: int) -> tuple[Delegation, bool]:
-            known = role.delegations.get(body.name)
-            start = tick_of(body.start) if body.start else known.term.start if known else now
-            end = tick_of(body.end)
-            if known is None and end <= max(start, now):
-                raise Refused("invalid", "end: the delegation would be over already", field="end")
-            wanted = Delegation(
-                id=body.name,
-                holder=brokers[body.to],
-                type=body.type,
-                units=body.units,
-                term=Term(start, max(end, start + 1)),
-                chain=(),
-                overbooking=body.overbooking,
-                name=body.name,
-                resource=self._resource.get(body.type, {}),
-            )
-            if known is not None:
-                _check_same(known, wanted)
-                return known, False
-            made = role.delegate(wanted)
-            note(role, f"delegation/{made.id}", now, "Delegated", call.by, f"to {body.to}")
-            return made, True
-
-        record, made = await self._actor.submit(act)
+        resource = self._resource.get(call.body.type, {})
+        record, made = await grant(self._actor, call, brokers, resource)
         return Reply(self._delegation(record), 201 if made else 200)
-
-
-def _check_same(known: Delegation, wanted: Delegation) -> None:
-    for name in ("holder", "type", "units", "term", "overbooking"):
-        if getattr(known, name) != getattr(wanted, name):
-            raise Refused("name_taken", f"{known.id!r} is another delegation: its {name} differs")

@@ -1,14 +1,15 @@
-"""`shirako broker`: what a broker's admin looks at."""
+"""`shirako broker`: what a broker's admin does."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import click
 
 from shirako.cli import output, values
 from shirako.cli.connection import Connection, connected
-from shirako.cli.site import print_delegations
+from shirako.cli.delegating import delegating, delegation_of, print_delegations
 
 _BAR = 20
 
@@ -80,5 +81,18 @@ def leases(to: Connection, *, state: tuple[str, ...]) -> None:
 @broker.command(epilog="\b\nExample:\n  shirako broker delegations --json")
 @connected
 def delegations(to: Connection) -> None:
-    """List what sites have delegated."""
+    """List what is delegated to this broker, and by it to brokers below."""
     print_delegations(to, to.run(lambda client: client.broker_delegations()))
+
+
+@broker.command(
+    epilog="""\b
+Example:
+  shirako broker delegate east --to east-broker --type node.small --units 5 --for 30d"""
+)
+@delegating
+@connected
+def delegate(to: Connection, **asked: Any) -> None:
+    """Let a broker below sell a share. The same NAME again is the same delegation."""
+    wanted = delegation_of(**asked)
+    print_delegations(to, (to.run(lambda client: client.delegate_below(wanted)),))

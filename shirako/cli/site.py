@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from shirako.cli import output, values
-from shirako.cli.connection import Connection, connected, misused
+from shirako.cli import output
+from shirako.cli.connection import Connection, connected
+from shirako.cli.delegating import delegating, delegation_of, print_delegations
 from shirako.cli.upkeep import quarantine, reconcile, release
-from shirako.clock import RealClock, utc
 
 if TYPE_CHECKING:
-    from shirako.api.models import Delegation, SiteLease, SiteNode
+    from shirako.api.models import SiteLease, SiteNode
 
 _HOLDER = click.option("--holder", metavar="KID", help="Whose, where two guests use one id.")
 
@@ -95,49 +94,12 @@ def leases(to: Connection, *, state: tuple[str, ...]) -> None:
 Example:
   shirako site delegate summer --to broker --type node.small --units 20 --for 90d"""
 )
-@click.argument("name")
-@click.option("--to", "broker", required=True, metavar="BROKER", help="Who may sell them.")
-@click.option("--type", "kind", required=True, metavar="TYPE", help="Resource type.")
-@click.option("--units", required=True, type=int)
-@click.option("--for", "duration", type=values.duration, help="How long, as 90d.")
-@click.option("--until", type=values.time, help="Until when.")
-@click.option("--start", type=values.time, help="From when; else now.")
-@click.option("--overbooking", default=1.0, show_default=True, help="May be sold so many times.")
+@delegating
 @connected
-def delegate(
-    to: Connection,
-    *,
-    name: str,
-    broker: str,
-    kind: str,
-    units: int,
-    duration: int | None,
-    until: datetime | None,
-    start: datetime | None,
-    overbooking: float,
-) -> None:
+def delegate(to: Connection, **asked: Any) -> None:
     """Let a broker sell units of a pool. The same NAME again is the same delegation."""
-    from pydantic import ValidationError
-
-    from shirako.api.models import DelegationRequest
-
-    if (duration is None) == (until is None):
-        raise click.UsageError("say how long: --for 90d, or --until TIME")
-    begin = start or utc(RealClock().tick())
-    try:
-        wanted = DelegationRequest(
-            name=name,
-            to=broker,
-            type=kind,
-            units=units,
-            start=start,
-            end=until or begin + timedelta(seconds=duration or 0),
-            overbooking=overbooking,
-        )
-    except ValidationError as error:
-        raise misused(error) from None
-    made = to.run(lambda client: client.delegate(wanted))
-    print_delegations(to, (made,))
+    wanted = delegation_of(**asked)
+    print_delegations(to, (to.run(lambda client: client.delegate(wanted)),))
 
 
 @site.command(epilog="\b\nExample:\n  shirako site delegations --json")
@@ -145,26 +107,6 @@ def delegate(
 def delegations(to: Connection) -> None:
     """List what brokers may sell."""
     print_delegations(to, to.run(lambda client: client.delegations()))
-
-
-def print_delegations(to: Connection, found: tuple[Delegation, ...]) -> None:
-    if to.json:
-        output.as_json(found)
-        return
-    rows = [
-        (
-            one.name,
-            one.site,
-            one.broker,
-            one.type,
-            one.units,
-            f"{one.overbooking:g}",
-            output.short(one.start),
-            output.short(one.end),
-        )
-        for one in found
-    ]
-    output.table(("NAME", "SITE", "BROKER", "TYPE", "UNITS", "OVERBOOKING", "START", "END"), rows)
 
 
 @site.command(epilog="\b\nExample:\n  shirako site story ID")

@@ -186,6 +186,28 @@ async def test_the_calendar_is_shown_in_part(world: Any) -> None:
     assert [step["booked"] for step in told["calendar"][0]["steps"]] == [4]
 
 
+async def test_a_broker_delegates_a_share_of_what_it_holds(world: Any) -> None:
+    body = {
+        "name": "part",
+        "to": "guest",
+        "type": "node",
+        "units": 2,
+        "start": at(minutes=1),
+        "end": at(hours=2),
+    }
+    path = "/broker/delegations"
+    status, made, _ = await world.call("broker", "seller", "POST", path, body)
+    assert (status, made["units"], made["broker"], made["site"]) == (201, 2, "guest", "site")
+    status, again, _ = await world.call("broker", "seller", "POST", path, body)
+    assert (status, again) == (200, made)
+    more = {**body, "name": "more", "units": 99}
+    status, problem, _ = await world.call("broker", "seller", "POST", path, more)
+    assert (status, problem["field"]) == (422, "units")
+    async with Client(world.url("broker"), world.secrets["seller"]) as client:
+        await client.delegate_below(DelegationRequest.model_validate(body))
+        assert [one.name for one in await client.broker_delegations()] == ["share", "part"]
+
+
 # Who may what --------------------------------------------------------------------------------
 
 
@@ -207,6 +229,7 @@ async def test_the_calendar_is_shown_in_part(world: Any) -> None:
         ("broker", "GET", "/broker/calendar", {"looker", "admin", "seller"}),
         ("broker", "GET", "/broker/leases", {"looker", "admin", "seller"}),
         ("broker", "GET", "/broker/delegations", {"looker", "admin", "seller"}),
+        ("broker", "POST", "/broker/delegations", {"seller"}),
         ("guest", "POST", "/leases", {"ann", "bob"}),
         ("guest", "GET", "/leases", {"ann", "bob", "looker", "admin", "seller"}),
     ],

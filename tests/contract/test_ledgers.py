@@ -26,8 +26,8 @@ from shirako.ledger import (
     verify_links,
 )
 from shirako.ledger.memory import MemoryLedger
-from shirako.ledger.sums import story_key
 from shirako.ledger.sqlite import SqliteLedger
+from shirako.ledger.sums import story_key
 
 Reopen = Callable[[Ledger], Ledger]
 
