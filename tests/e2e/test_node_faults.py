@@ -309,7 +309,7 @@ def test_the_authority_dies_while_a_handler_runs(world: World, handler: str) -> 
         with held_up(world, "node-1"):
             world.guest.post(f"/leases/{lease}/close", {})
             reborn(world)
-    assert unit["name"] == "node-1", "the node was blamed"
+    assert unit["name"] == "node-1", world.site_story(lease)
     ended = world.end(lease)
     assert ended["state"] == "Closed", ended
     seen = world.at_site(lease)
