@@ -193,7 +193,7 @@ async def running(
             task = asyncio.create_task(look_after(watched, lambda: utc(RealClock().tick())))
             stack.callback(task.cancel)
         for one in started:
-            await _begin(one, parties)
+            await _begin(one, parties, opening.stopping)
         yield started
 
 
@@ -428,19 +428,24 @@ def _about(spec: ActorSpec, actor: Actor[Any]) -> dict[str, object]:
     return about
 
 
-async def _begin(one: Running, parties: dict[str, Party]) -> None:
+async def _begin(one: Running, parties: dict[str, Party], stopping: threading.Event) -> None:
     """What the descriptor wants of an actor that starts for the first time; again: no change."""
     if isinstance(one.spec, AuthoritySpec):
         for wanted in one.spec.delegations:
-            await _insist(one.actor, partial(_delegate, wanted, one.spec, parties))
+            await _insist(one.actor, partial(_delegate, wanted, one.spec, parties), stopping)
     if isinstance(one.spec, ServiceManagerSpec):
         for lease in one.spec.leases:
-            await _insist(one.actor, partial(_demand, lease, one.spec.name))
+            await _insist(one.actor, partial(_demand, lease, one.spec.name), stopping)
 
 
-async def _insist(actor: Actor[Any], act: Callable[[Any, int], Any]) -> None:
-    """Submit it until it is stored: on a full disk the actor serves, and this waits."""
-    while True:
+async def _insist(
+    actor: Actor[Any], act: Callable[[Any, int], Any], stopping: threading.Event
+) -> None:
+    """Submit it until it is stored: on a full disk the actor serves, and this waits.
+
+    Also returns when the actor is to stop, or can not go on.
+    """
+    while not (stopping.is_set() or actor.ended.is_set()):
         try:
             await actor.submit(act)
         except Refused as refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shirako.assembly import Running, running
+from shirako.assembly import Opening, Running, running
 from shirako.demo.processes import make_keys
 from shirako.descriptor import Descriptor, read_descriptor
 from shirako.ledger import CommitFailed
@@ -114,3 +115,18 @@ async def test_a_start_on_a_full_disk_waits_for_room(
     async with running(describe()) as actors:
         await until(lambda: states(actors, "guest") == ["Active"], lambda: states(actors, "guest"))
     assert next(refusals, None) is None
+
+
+async def test_a_start_that_waits_for_room_can_be_stopped(
+    describe: Callable[..., Descriptor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = Opening()
+
+    def full(_ledger: SqliteLedger, *_what: Any) -> None:
+        opening.stopping.set()  # as SIGTERM does, which comes while it waits
+        raise CommitFailed("database or disk is full")
+
+    monkeypatch.setattr(SqliteLedger, "commit", full)
+    monkeypatch.setattr("shirako.assembly.INSIST_SECONDS", 0.1)
+    async with asyncio.timeout(20), running(describe(), opening=opening) as actors:
+        assert states(actors, "guest") == []
