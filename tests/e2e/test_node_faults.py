@@ -323,7 +323,9 @@ def reborn(world: World) -> None:
     """Kill the authority while a handler's program waits on node-1; start it; see another wait."""
 
     def waiting(count: int) -> bool:
-        return len(programs(world, "node-1").split()) == count
+        # at the lock: one that has not come so far yet ends when its driver does
+        at_lock = world.inside("node-1", "pgrep -x -f 'flock -w [0-9]+ 9' || true")
+        return len(at_lock.split()) == count
 
     def seen() -> str:
         return world.inside("node-1", "ps axf")
