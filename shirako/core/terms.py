@@ -31,6 +31,10 @@ class Term(Struct, frozen=True, order=True):
         """Whether `other` lies within this term."""
         return self.start <= other.start and other.end <= self.end
 
+    def covers(self, tick: int) -> bool:
+        """Whether the tick lies within this term."""
+        return self.start <= tick < self.end
+
     def meets(self, other: Term) -> bool:
         """Whether the two share a tick."""
         return self.start < other.end and other.start < self.end

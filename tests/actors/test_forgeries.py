@@ -13,9 +13,10 @@ from shirako import trust
 from shirako.actors.authority import Authority
 from shirako.core import messages
 from shirako.core.claims import Chain, Claim, Party
+from shirako.core.conflict import judge
 from shirako.core.delegation import Delegation
 from shirako.core.terms import Term
-from shirako.trust import PrivateKey, me_of, party_of
+from shirako.trust import PrivateKey, Verifier, me_of, party_of
 from shirako_policies.first_fit import FirstFit
 
 NOW = 1_800_000_000
@@ -139,7 +140,7 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
         "untrusted",
     ),
     "no claim at all": (lambda _w: ("a.b.c",), "untrusted"),
-    "empty": (lambda _w: (), "unfit"),
+    "empty": (lambda _w: (), "untrusted"),
     "a chain of nine": (lambda w: (w.root, *(w.chain()[1:] * 8)), "untrusted"),
 }
 
@@ -194,7 +195,10 @@ def test_siblings_never_exceed_their_parent(world: World) -> None:
         chain = world.chain(jti=f"t{number}", reservation=f"r{number}")
         assert world.redeem(chain, rid=f"r{number}") == ""
     third = world.chain(jti="t3", reservation="r3")
-    assert world.redeem(third, rid="r3") == "oversold"
+    assert world.redeem(third, rid="r3") == "conflict"
+    (proof,) = world.site.conflicts.values()
+    verdict = judge(proof, Verifier().chain)
+    assert (verdict.broker.kid, verdict.sold, verdict.held) == (world.broker_key.public.kid, 6, 4)
 
 
 def test_siblings_may_follow_one_another(world: World) -> None:

@@ -13,6 +13,7 @@ from shirako import trust
 from shirako.actors.role import Refused
 from shirako.core import messages
 from shirako.core.claims import Claim, check_chain
+from shirako.core.conflict import judge
 from shirako.core.delegation import Delegation
 from shirako.core.messages import Redeem
 from shirako.core.terms import Term
@@ -143,7 +144,8 @@ def test_a_broker_that_sells_too_much_is_found_out_at_the_site(stage: Stage) -> 
     refusal = stage.turn(
         "site", lambda site: site.receive(key_of("other").public, redeem, stage.now)
     )
-    assert refusal.code == "oversold"
+    assert refusal.code == "conflict"
+    assert judge(refusal.conflict, Verifier().chain).sold == 4
     assert stage.state("site", "L9") == "-"
 
 
