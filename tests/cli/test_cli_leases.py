@@ -227,16 +227,11 @@ def test_the_proofs_of_a_lease_and_the_ledgers_verify_offline(
     file.write_text(proofs)
     site_key = str(cli.folder / "keys" / "site.pub.jwk")
     told = cli.json("verify", str(file), "--key", site_key)
-    assert [one["kind"] for one in told["statements"]] == [
-        "claim",
-        "claim",
-        "root",
-        "lease",
-        "receipt",
-    ]
-    assert "which you trust" in cli("verify", str(file), "--key", site_key)
+    kinds = [one["kind"] for one in told["statements"]]
+    assert [kinds.count(kind) for kind in ("claim", "lease", "receipt")] == [2, 1, 1]
+    assert "you trust" in cli("verify", str(file), "--key", site_key)
     other = str(cli.folder / "keys" / "broker.pub.jwk")
-    assert "which no --key names" in cli("verify", str(file), "--key", other, status=1)
+    assert "none that you trust" in cli("verify", str(file), "--key", other, status=1)
     ledger = cli.folder / "state" / "site.sqlite"
     assert cli.json("verify", str(ledger))["statements"][0]["entries"] > 5
 

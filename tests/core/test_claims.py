@@ -111,7 +111,13 @@ def test_chains_have_a_length() -> None:
     chain = [root(holder=GUEST)]
     for number in range(CHAIN_LENGTH_MAX):
         chain.append(
-            leaf(issuer=GUEST.kid, parent=chain[-1].digest, digest=f"d{number}", jti=f"t{number}")
+            leaf(
+                issuer=GUEST.kid,
+                parent=chain[-1].digest,
+                digest=f"d{number}",
+                jti=f"t{number}",
+                reservation="",
+            )
         )
     assert check_chain(tuple(chain[:CHAIN_LENGTH_MAX]), SITE.kid) is chain[CHAIN_LENGTH_MAX - 1]
     with pytest.raises(Unfit, match="has 9"):

@@ -208,7 +208,7 @@ def test_an_unencoded_payload_is_refused() -> None:
     )
     payload = raw(msgspec.json.encode(LEASE))
     real = sign_raw(SITE, f"{head}.{payload}".encode())
-    with pytest.raises(Untrusted, match="not a lease"):
+    with pytest.raises(Untrusted, match="extension of JWS"):
         Verifier().lease(f"{head}.{payload}.{raw(real)}", SITE.public)
 
 
@@ -230,13 +230,11 @@ def test_a_truncated_claim_is_refused(length: int) -> None:
 @settings(max_examples=150)
 @given(st.integers(0, len(ROOT_TOKEN) - 1), st.characters(codec="ascii"))
 def test_a_root_claim_with_one_character_changed_is_refused(at: int, other: str) -> None:
+    """Also where base64 has bits that mean nothing: spending is counted by a token's digest."""
     changed = ROOT_TOKEN[:at] + other + ROOT_TOKEN[at + 1 :]
-    try:
-        (read,) = Verifier().chain((changed,))
-    except Untrusted:
-        return
-    # the last character of base64 has bits that mean nothing; what was signed is unchanged
-    assert replace(read, digest="") == ROOT
+    if changed != ROOT_TOKEN:
+        with pytest.raises(Untrusted):
+            Verifier().chain((changed,))
 
 
 @settings(max_examples=100)
@@ -253,7 +251,20 @@ def test_nonsense_is_untrusted_and_nothing_else(text: str) -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [b"[]", b"null", b'"x"', b"1", b"{}", b'{"alg":[]}', b'{"alg":{}}', b"\xff", b"{" * 5000],
+    [
+        b"[]",
+        b'["alg"]',
+        b'["alg","b64"]',
+        b'"alg"',
+        b"null",
+        b'"x"',
+        b"1",
+        b"{}",
+        b'{"alg":[]}',
+        b'{"alg":{}}',
+        b"\xff",
+        b"{" * 5000,
+    ],
 )
 def test_a_strange_header_is_untrusted_and_nothing_else(head: bytes) -> None:
     token = f"{raw(head)}.{raw(b'{}')}.{raw(b'x' * 64)}"
