@@ -16,6 +16,8 @@ from lxml import etree
 from shirako.descriptor.document import Document
 from shirako.descriptor.grammar import children, describe
 from shirako.descriptor.model import Fault
+from shirako.lineage import HEADER
+from shirako.trust import PublicKey, Untrusted, lineage_in
 
 _MAX_BYTES = 64 * 1024
 _SSH_PUBLIC = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2}(\s|$)")
@@ -30,19 +32,28 @@ def check_keys(document: Document, *, required: bool) -> Iterator[Fault]:
             if isinstance(key, Fault):
                 yield key
                 continue
-            other = owners.setdefault(key.thumbprint(), actor)
-            if other is not actor:
-                yield document.fault(
-                    actor,
-                    f"{describe(actor)} has the same key as {describe(other)}, at line "
-                    f"{document.lines[other]}",
-                    "give each actor a key file of its own",
-                )
+            others = {owners.setdefault(one, actor): None for one in key.thumbprints}
+            for other in others:
+                if other is not actor:
+                    yield document.fault(
+                        actor,
+                        f"{describe(actor)} has the same key as {describe(other)}, at line "
+                        f"{document.lines[other]}",
+                        "give each actor a key file of its own",
+                    )
     for element in root.iter("{*}ssh-key"):
         yield from _ssh_key(document, element, required=required)
 
 
-def _key(document: Document, actor: etree._Element, *, required: bool) -> Iterator[Fault | OKPKey]:
+class _Key(NamedTuple):
+    """A key file that can be used."""
+
+    is_private: bool
+    thumbprints: tuple[str, ...]
+    """Of all keys that its actor has had, the first one first."""
+
+
+def _key(document: Document, actor: etree._Element, *, required: bool) -> Iterator[Fault | _Key]:
     """The faults of one actor's key file, or the key."""
     named = actor.get("key")
     if not named:
@@ -103,7 +114,7 @@ def _open(file: Path) -> _Opened | OSError | None:
         return error
 
 
-def _read_jwk(text: str) -> OKPKey | str:
+def _read_jwk(text: str) -> _Key | str:
     """The key, or the end of the sentence "key file X ..."."""
     try:
         members = json.loads(text)
@@ -111,6 +122,7 @@ def _read_jwk(text: str) -> OKPKey | str:
         return "is not a JWK: it is not JSON"
     if not isinstance(members, dict) or "kty" not in members:
         return "is not a JWK: it has no 'kty'"
+    stated = members.pop(HEADER, None)
     if members["kty"] != "OKP" or members.get("crv") != "Ed25519":
         return "is of the wrong kind: not OKP with curve Ed25519"
     try:
@@ -121,7 +133,16 @@ def _read_jwk(text: str) -> OKPKey | str:
                 return "is broken: its 'x' does not belong to its 'd'"
     except (JoseError, ValueError, TypeError, KeyError):
         return "is not a JWK: 'x' or 'd' is no Ed25519 key"
-    return key
+    try:
+        lineage = None if stated is None else lineage_in(stated)
+    except Untrusted as error:
+        return f"is broken: {error}"
+    if lineage is None:
+        return _Key(key.is_private, (key.thumbprint(),))
+    if members.get("x") != (lineage.key if key.is_private else lineage.x):
+        return "is broken: its lineage is that of another key"
+    keys = (lineage.x, *(step.x for step in lineage.successions))
+    return _Key(key.is_private, tuple(PublicKey(x).kid for x in keys))
 
 
 def _ssh_key(document: Document, element: etree._Element, *, required: bool) -> Iterator[Fault]:
