@@ -1,4 +1,5 @@
-"""Site admins: they delegate, repair nodes, retry failed teardowns, lift quarantines."""
+"""Site admins: they repair nodes, retry failed teardowns, lift quarantines; some of them change
+their minds about what they delegated, and take nodes out of use."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from shirako.actors.actor import Actor
 from shirako.actors.authority import Authority
 from shirako.actors.performing import SitePerformer
 from shirako.actors.reconciling import fit_again, reconcile
+from shirako.actors.revoking import renew, revoke
 from shirako.actors.role import Refused
 from shirako.core.authority import CloseAsked, SiteState
 from shirako.core.machine import Key
@@ -18,11 +20,13 @@ from shirako.handlers import HandlerFailed, Unavailable
 from shirako.simulation.chance import Stream
 from shirako.simulation.facts import Facts
 from shirako.simulation.nodes import Node
-from shirako.simulation.records import SiteRecord, UnitRecord
+from shirako.simulation.records import DelegationRecord, SiteRecord, UnitRecord
 from shirako.simulation.seats import Down, Seat
 
 ROUND_SECONDS = 45.0
 TRIES = 40
+FICKLE = 0.4
+"""Part of the admins who take back and give again what they delegated, and drain nodes."""
 
 
 @dataclass
@@ -33,12 +37,17 @@ class Admin:
     nodes: dict[str, Node]
     facts: Facts
     source: Stream
+    plans: Stream
+    """What else the admin does, of free will."""
     now: Callable[[], float]
 
     async def work(self, until: float) -> None:
         """Look around, again and again."""
+        fickle = self.plans.random() < FICKLE
         while self.now() < until:
             await asyncio.sleep(ROUND_SECONDS * (0.5 + self.source.random()))
+            if fickle and self.plans.random() < 0.6:
+                await self._change_plans()
             if self.source.random() < 0.1:
                 await self._compare()
             for record in list(self.seat.kept.values()):
@@ -62,6 +71,42 @@ class Admin:
                     return None
                 await asyncio.sleep(1.0 + 8.0 * self.source.random())
         return None
+
+    async def _change_plans(self) -> None:
+        """Take back what was delegated, or give it again; renew it; drain a node, or have it
+        back."""
+        kept = list(self.seat.kept.values())
+        delegations = [one for one in kept if isinstance(one, DelegationRecord)]
+        units = [one for one in kept if isinstance(one, UnitRecord)]
+        what = self.plans.choice(("revoke", "shrink", "give back", "renew", "drain", "undrain"))
+        if what in ("drain", "undrain") and units:
+            await self._drain(self.plans.choice(units).name, what)
+        elif delegations:
+            await self._withdraw(self.plans.choice(delegations), what)
+
+    async def _drain(self, unit: str, what: str) -> None:
+        def act(role: Authority, now: int) -> None:
+            if what == "drain":
+                role.drain(unit, "a new disk")
+            else:
+                role.undrain(unit, now)
+
+        self.facts.note("admin", f"{what}s {unit}")
+        await self.do(what, act)
+
+    async def _withdraw(self, one: DelegationRecord, what: str) -> None:
+        left = {"revoke": 0, "shrink": self.plans.randint(0, one.units)}.get(what, one.units)
+        closes = self.plans.random() < 0.2
+        later = self.plans.randint(200, 900)
+
+        def act(role: Authority, now: int) -> None:
+            if what == "renew":
+                renew(role, one.id, one.term.end + later, None, now)
+            else:
+                revoke(role, one.id, left, what, now, "admin", close_leases=closes)
+
+        self.facts.note("admin", f"{what}s {one.id}, {left} units are left")
+        await self.do(what, act)
 
     async def _clear(self, lease: SiteRecord) -> None:
         """Repair what has failed, and have it torn down again."""

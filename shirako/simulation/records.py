@@ -127,6 +127,7 @@ class UnitRecord(Struct, frozen=True):
     epoch: int = 0
     owner: Key | None = None
     quarantined: str = ""
+    drained: str = ""
 
 
 class DelegationRecord(Struct, frozen=True):
@@ -138,6 +139,7 @@ class DelegationRecord(Struct, frozen=True):
     chain: tuple[str, ...]
     overbooking: float = 1.0
     source: str = ""
+    revocation: str = ""
     lines: dict[str, LineRecord] = {}
 
 
@@ -232,3 +234,14 @@ class ReceiptBody(Struct, frozen=True):
 
 
 read_receipt = json.Decoder(ReceiptBody).decode
+
+
+class RevocationBody(Struct, frozen=True):
+    """A revocation as it was signed."""
+
+    digest: str
+    units: int
+    number: int
+
+
+read_revocation = json.Decoder(RevocationBody).decode

@@ -116,7 +116,14 @@ class World:
         """The run goes on until what is over is forgotten."""
         self.persons = self._persons()
         self.admins = [
-            Admin(site, self.nodes, self.facts, stream(seed, f"admin {site.name}"), loop.time)
+            Admin(
+                site,
+                self.nodes,
+                self.facts,
+                stream(seed, f"admin {site.name}"),
+                stream(seed, f"plans {site.name}"),
+                loop.time,
+            )
             for site in self.sites
         ]
         for seat in self.seats.values():

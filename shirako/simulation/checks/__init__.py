@@ -19,6 +19,7 @@ from shirako.simulation.checks.ends import Ends
 from shirako.simulation.checks.exclusive import Exclusive
 from shirako.simulation.checks.isolated import Isolated
 from shirako.simulation.checks.rooted import Rooted
+from shirako.simulation.checks.withdrawn import Withdrawn
 from shirako.simulation.facts import Observer
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def all_checks(world: World) -> list[Observer]:
         Exclusive(world),
         Conserve(world),
         Rooted(world),
+        Withdrawn(world),
         Ends(world),
         Clean(world),
         Durable(world),

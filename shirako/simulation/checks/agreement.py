@@ -63,10 +63,14 @@ class Agreement(Check):
         broker = self._seat(lease.broker.kid)
         if payload is None or broker is None or broker.name in self.world.cheats:
             return
-        stuck = len(read_receipt(payload).failed_units)
+        receipt = read_receipt(payload)
+        stuck = len(receipt.failed_units)
         sold = broker.lease(lease.key)
         if isinstance(sold, BrokerRecord):
             for grant in sold.grants:
+                # an extension that the site never saw is in no receipt, and stays sold
+                if grant.jti not in receipt.claims:
+                    continue
                 if grant.units > stuck and grant.term.end > broker.tick() + SKEW:
                     self.violated(lease.key, f"{broker.name} has not freed what {site.name} has")
 

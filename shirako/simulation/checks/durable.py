@@ -96,6 +96,9 @@ class Durable(Check):
             key = (head.holder, head.rid)
             record = seat.kept.get(("lease", key)) or seat.kept.get(("delegation", key))
             if record is None:
+                # a site's receipt has its place in a broker's accounts, whatever lease it is of
+                if head.what == "Relinquish" and self.world.seats[posted.sender].part == "site":
+                    continue
                 if seat.part != "guest" and (seat.name, key) not in self._forgotten:
                     self.violated(key, f"{seat.name} acknowledges {head.what} and has nothing")
             elif isinstance(record, LeaseRecord | DelegationRecord):
