@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from importlib.resources import files
 from pathlib import Path
 
 from shirako.testbed.children import Child, Children
@@ -16,6 +17,8 @@ from shirako.testbed.site import Directory, TestbedError
 from shirako.testbed.sshd import write_secret
 
 BASE_DN = "dc=shirako,dc=test"
+LEDGERS_DN = "ou=ledgers"
+"""Where mirrors of ledgers may be, apart from all else. Nobody but the administrator reads them."""
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 MOST_FILES = 4096
@@ -27,12 +30,14 @@ include /etc/ldap/schema/core.schema
 include /etc/ldap/schema/cosine.schema
 include /etc/ldap/schema/nis.schema
 include /etc/ldap/schema/inetorgperson.schema
+include "{schema}"
 modulepath /usr/lib/ldap
 moduleload back_mdb
 pidfile "{folder}/pid"
 argsfile "{folder}/args"
 sizelimit unlimited
 access to attrs=userPassword by anonymous auth by * none
+access to dn.subtree="{ledgers_dn}" by * none
 access to * by * read
 
 database mdb
@@ -43,6 +48,13 @@ rootpw {password}
 directory "{folder}/data"
 dbnosync
 index objectClass,uid,cn,uidNumber,gidNumber,memberUid,ipHostNumber eq
+
+database mdb
+maxsize 1073741824
+suffix "{ledgers_dn}"
+rootdn "{bind_dn}"
+directory "{folder}/ledgers"
+dbnosync
 """
 
 _TOP_ENTRY = f"""\
@@ -51,6 +63,11 @@ objectClass: dcObject
 objectClass: organization
 dc: shirako
 o: Shirako testbed
+"""
+_LEDGERS_ENTRY = f"""\
+dn: {LEDGERS_DN}
+objectClass: organizationalUnit
+ou: ledgers
 """
 
 
@@ -75,9 +92,11 @@ class Slapd:
         """Start with the base entry alone; returns before it answers: see `await_ready`."""
         self._write_password()
         write_secret(self._folder / "slapd.conf", self._configuration().encode())
-        shutil.rmtree(self._folder / "data", ignore_errors=True)
-        (self._folder / "data").mkdir(mode=0o700)
-        self._load(_TOP_ENTRY)
+        for name in ("data", "ledgers"):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+            (self._folder / name).mkdir(mode=0o700)
+        self._load(_TOP_ENTRY, BASE_DN)
+        self._load(_LEDGERS_ENTRY, LEDGERS_DN)
         self.start()
 
     def start(self) -> None:
@@ -119,14 +138,16 @@ class Slapd:
     def _configuration(self) -> str:
         return _CONFIGURATION.format(
             folder=self._folder,
+            schema=files("shirako.ledger") / "mirror" / "shirako.schema",
             base_dn=BASE_DN,
+            ledgers_dn=LEDGERS_DN,
             bind_dn=self.directory.bind_dn,
             password=self.directory.password_file.read_text(),
         )
 
-    def _load(self, ldif: str) -> None:
+    def _load(self, ldif: str, suffix: str) -> None:
         done = subprocess.run(
-            [program("slapadd"), "-q", "-f", f"{self._folder}/slapd.conf"],
+            [program("slapadd"), "-q", "-b", suffix, "-f", f"{self._folder}/slapd.conf"],
             input=ldif,
             capture_output=True,
             text=True,

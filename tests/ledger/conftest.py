@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from homes import make_home, place, postgres, slapd
 from shirako.ledger import Entry, Write
 from shirako.ledger.memory import MemoryLedger
 from shirako.ledger.sqlite import SqliteLedger
 from world import NAMES, World
+
+__all__ = ["make_home", "place", "postgres", "slapd"]
 
 NAME = "site.sqlite"
 WAL = "site.sqlite-wal"

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from shirako.ledger import Ledger
 from shirako.ledger.postgresql import PostgresLedger
 from shirako.testbed.postgres import Postgres
 
@@ -77,17 +76,6 @@ def open_ledger(url: str, actor: str) -> Iterator[Open]:
 @pytest.fixture
 def ledger(open_ledger: Open) -> PostgresLedger:
     return open_ledger()
-
-
-@pytest.fixture
-def reopen(open_ledger: Open) -> Callable[[Ledger], Ledger]:
-    """The ledger as an actor finds it after it was restarted."""
-
-    def again(ledger: Ledger) -> Ledger:
-        ledger.close()
-        return open_ledger()
-
-    return again
 
 
 class Copy:

@@ -28,6 +28,7 @@ from shirako.ledger import (
     decode_entries,
     verify_links,
 )
+from shirako.ledger.memory import MemoryLedger
 from shirako.ledger.postgresql import PostgresLedger
 from shirako.ledger.postgresql.schema import Stored, damage
 from shirako.testbed.postgres import Postgres
@@ -138,7 +139,7 @@ def test_a_commit_that_no_session_survives_failed(
     ledger = open_ledger(far_url)
     once = PostgresLedger._commit_once
 
-    def cut_before(self: PostgresLedger, parameters: dict[str, object]) -> bool:
+    def cut_before(self: PostgresLedger, parameters: dict[str, object]) -> tuple[int, int] | None:
         self._connected()
         network.cut_after("up", 0)
         return once(self, parameters)
@@ -150,6 +151,20 @@ def test_a_commit_that_no_session_survives_failed(
     assert list(ledger.load()) == []
     ledger.commit([Write("lease", "k", b"2")], [])
     assert list(ledger.load()) == [("lease", "k", b"2")]
+
+
+def test_what_it_adds_up_to_is_known_when_the_answer_was_lost(
+    open_ledger: Open, network: Network, far_url: str
+) -> None:
+    ledger, twin = open_ledger(far_url), MemoryLedger()
+    for number in range(6):
+        if number % 2:
+            network.cut_after("down", 0)
+        for one in (ledger, twin):
+            writes = [Write("lease", "k", None if number % 3 else b"x"), Write("lease", "j", b"y")]
+            one.commit(writes, [Entry(lease="k", tick=number, what="made")])
+        network.heal()
+        assert ledger.total() == twin.total()
 
 
 def test_reading_goes_on_after_a_cut(

@@ -1,14 +1,11 @@
-"""A ledger in PostgreSQL is a ledger like the others; and what only a server can suffer."""
+"""What only a ledger on a server can suffer; what every ledger promises: `tests/contract`."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -22,7 +19,6 @@ from shirako.ledger import (
     Write,
     verify_links,
 )
-from shirako.ledger.memory import MemoryLedger
 from shirako.ledger.postgresql import PostgresLedger, schema
 from shirako.testbed.postgres import Postgres
 
@@ -34,53 +30,12 @@ pytestmark = pytest.mark.real
 Query = Callable[[str], str]
 
 
-def contract() -> dict[str, Any]:
-    """The tests of what every ledger promises: those that ask for nothing but a ledger."""
-    path = Path(__file__).parent.parent / "contract" / "test_ledgers.py"
-    spec = spec_from_file_location("contract_of_ledgers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return {
-        name: test
-        for name, test in vars(module).items()
-        if name.startswith("test_")
-        and {"ledger"} <= set(inspect.signature(test).parameters) <= {"ledger", "reopen"}
-    }
-
-
-globals().update(contract())
-
-
-def test_the_contract_was_found() -> None:
-    assert len(contract()) >= 8
-
-
 def entry(lease: str, what: str, tick: int = 1) -> Entry:
     return Entry(lease=lease, tick=tick, what=what, state="Active", by="guest", note="ünïcode\t")
 
 
 def records(ledger: Ledger) -> dict[tuple[str, str], bytes]:
     return {(kind, key): body for kind, key, body in ledger.load()}
-
-
-def test_twin_and_real_write_the_same_log(ledger: PostgresLedger) -> None:
-    twin = MemoryLedger()
-    for tick in range(5):
-        for one in (twin, ledger):
-            one.commit([Write("lease", "g/L1", b"x")], [entry("g/L1", "step", tick)] * (tick % 3))
-    assert list(twin.links()) == list(ledger.links())
-    assert list(twin.load()) == list(ledger.load())
-
-
-def test_a_key_may_be_any_text(ledger: PostgresLedger) -> None:
-    """Peers choose the ids of their reservations."""
-    texts = ["", "\0", "a\0b", "\\000", "\\x00", "'", '"', "\U0001f4a9", "\ufffe", "é", "e\u0301"]
-    writes = [Write("lease", key, key.encode()) for key in texts]
-    ledger.commit(writes, [entry(key, "made") for key in texts])
-    assert records(ledger) == {("lease", key): key.encode() for key in texts}
-    assert all([e.lease for e in ledger.story(key)] == [key] for key in texts)
 
 
 def test_more_than_a_page_is_read_in_pages(
