@@ -8,9 +8,12 @@ well: without that, whoever sits between two actors could make messages vanish.
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from shirako.core import messages
+from shirako.core.conflict import Conflict
 from shirako.core.messages import Message
+from shirako.lineage import HEADER
 from shirako.trust import (
     ACKNOWLEDGEMENT_TYPE,
     ENVELOPE_TYPE,
@@ -18,10 +21,14 @@ from shirako.trust import (
     PublicKey,
     Untrusted,
     header,
+    lineage_in,
+    lineage_of,
 )
 
 ENVELOPE_BYTES_MAX = 1024 * 1024
 MESSAGES_MAX = 512
+REASON_CHARACTERS_MAX = 400
+"""Of why something is refused: it may repeat what was sent."""
 
 
 class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -31,6 +38,8 @@ class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str
     reason: str
     retry: bool = False
+    conflict: Conflict | None = None
+    """What shows that the broker of the refused ticket sold more than it holds."""
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -60,13 +69,15 @@ class Opened(msgspec.Struct, frozen=True):
     sent_ms: int
     messages: list[Message | Refusal]
     """In place of a message that could not be read: its refusal."""
+    lineage: tuple[str, ...] = ()
+    """The successions that lead to the key that the sender used; empty: its first key."""
 
 
 class Rejected(Exception):
     """The envelope as a whole is refused; `status` is the HTTP status that says so."""
 
     def __init__(self, status: int, kind: str, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(detail[:REASON_CHARACTERS_MAX])
         self.status = status
         self.kind = kind
         """Short name of what is wrong, for counters: `signature`, `audience`, `stale`, ..."""
@@ -102,6 +113,7 @@ def open_envelope(
         token = data.decode("ascii")
         sender = _sender(token, known)
         payload = sender.verify(token, ENVELOPE_TYPE)
+        lineage = lineage_of(token)
     except UnicodeDecodeError as error:
         raise Rejected(400, "malformed", "an envelope is a compact JWS in ASCII") from error
     except Untrusted as error:
@@ -121,9 +133,16 @@ def open_envelope(
             f"sealed at {body.t} ms, here it is {now_ms} ms: more than {skew_ms} ms apart; "
             "set the clocks",
         )
+    if lineage and (since := lineage_in(lineage).since * 1000) > now_ms + skew_ms:
+        raise Rejected(
+            403,
+            "stale",
+            f"the key that signed it is good from {since} ms on, here it is {now_ms} ms",
+        )
     if len(body.messages) > MESSAGES_MAX:
         raise Rejected(413, "oversize", f"an envelope holds at most {MESSAGES_MAX} messages")
-    return Opened(sender, body.n, body.t, [_read(i, raw) for i, raw in enumerate(body.messages)])
+    said = [_read(i, raw) for i, raw in enumerate(body.messages)]
+    return Opened(sender, body.n, body.t, said, lineage)
 
 
 def _sender(token: str, known: dict[str, PublicKey]) -> PublicKey:
@@ -132,6 +151,11 @@ def _sender(token: str, known: dict[str, PublicKey]) -> PublicKey:
     pinned = known.get(kid) if isinstance(kid, str) else None
     if pinned is not None:
         return pinned
+    if HEADER in stated:
+        key = PublicKey(lineage_in(stated[HEADER]).x)
+        if key.kid != kid:
+            raise Untrusted("the lineage is somebody else's than the envelope names")
+        return key
     jwk = stated.get("jwk")
     if not isinstance(jwk, dict) or not isinstance(jwk.get("x"), str):
         raise Untrusted("an unknown key, and the envelope does not show it")
@@ -148,14 +172,21 @@ def _read(index: int, raw: msgspec.Raw) -> Message | Refusal:
     try:
         message: Message = messages.decode(raw)
     except _UNREADABLE as error:
-        return Refusal(index, "malformed", str(error))
+        return Refusal(index, "malformed", str(error)[:REASON_CHARACTERS_MAX])
     return message
+
+
+def _short(refusal: Refusal) -> Refusal:
+    if len(refusal.reason) <= REASON_CHARACTERS_MAX:
+        return refusal
+    return replace(refusal, reason=refusal.reason[:REASON_CHARACTERS_MAX])
 
 
 def acknowledge(
     key: PrivateKey, audience: str, n: int, now_ms: int, refused: tuple[Refusal, ...]
 ) -> bytes:
-    body = Acknowledgement(key.public.kid, audience, n, now_ms, refused)
+    said = tuple(_short(one) for one in refused)
+    body = Acknowledgement(key.public.kid, audience, n, now_ms, said)
     return key.sign(ACKNOWLEDGEMENT_TYPE, msgspec.json.encode(body)).encode()
 
 

@@ -1,5 +1,8 @@
 """All limits of the HTTP edge (BOUNDED): what a client may use, and what it is told beyond that.
 
+What is in `Limits` is set by `<limits/>` in `actors.xml`; what is not is the same everywhere, since
+peers count on it.
+
 | limit | where | beyond it |
 | --- | --- | --- |
 | an envelope 1 MiB, 512 messages | `envelope.ENVELOPE_BYTES_MAX`, `MESSAGES_MAX` | 413 |
@@ -11,10 +14,14 @@
 | an answer that is not fetched | `Limits.send_seconds` | hung up |
 | requests with one token | `Limits.requests_a_second`, `burst` | 429 |
 | envelopes half read | `Limits.reading_bytes` | 503 |
+| requests under way | one a connection | waits |
 | things that wait for an actor's turn | `actors.actor.QUEUE_MAX` | 503 |
-| event streams | `api.stream.STREAMS_MAX` | 503 |
+| event streams in all, and with one token | `Limits.streams`, `streams_a_token` | 503, 429 |
+| leases that an actor keeps | `actors.role.RECORDS_MAX` | 503 |
+| tokens | `api.tokens.TOKENS_MAX` | refused by `shirako token` |
 
 429 and 503 carry `Retry-After`. Each refusal is counted in the actor's `/status`, as `refused.*`.
+Whatever is answered 408, 413 or 429 was not begun.
 """
 
 from __future__ import annotations
@@ -62,6 +69,10 @@ class Limits:
     """... and at once, after a while without any."""
     reading_bytes: int = 128 * 1024 * 1024
     """Of envelopes that have not come to their end."""
+    streams: int = 1000
+    """Of events, open at once at one actor ..."""
+    streams_a_token: int = 100
+    """... and of these with one token."""
 
 
 class Full(Exception):

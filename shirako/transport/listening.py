@@ -22,6 +22,9 @@ from shirako.transport.limits import Full, Limits, Places
 
 BACKLOG = 1024
 OUT_OF_DESCRIPTORS_SECONDS = 0.5
+FAREWELL_SECONDS = 1.0
+FAREWELLS_MAX = 64
+"""Refused connections that are still listened to; the others are closed at once."""
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._greeting: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str, port: int) -> None:
         """Listen at all addresses that `host` stands for. Raises OSError."""
@@ -67,7 +71,7 @@ class Listener:
 
     async def close(self) -> None:
         """Take no more; connections that are open are aiohttp's to close."""
-        tasks = [*self._accepting, *self._greeting]
+        tasks = [*self._accepting, *self._greeting, *self._leaving]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -98,13 +102,18 @@ class Listener:
             await asyncio.sleep(0)  # a flood of connections leaves the others their turn
 
     def _refuse(self, accepted: socket.socket, status: int) -> None:
-        """Says why, if that can be said at once: nothing is waited for."""
-        with accepted:
-            accepted.setblocking(False)
-            if self._tls is None:
-                with contextlib.suppress(OSError):
-                    accepted.send(_refusal(status))
-                    accepted.shutdown(socket.SHUT_WR)
+        """Says why, where that can be said without a handshake."""
+        accepted.setblocking(False)
+        if self._tls is None:
+            with contextlib.suppress(OSError):
+                accepted.send(_refusal(status))
+                accepted.shutdown(socket.SHUT_WR)
+                if len(self._leaving) < FAREWELLS_MAX:
+                    task = asyncio.get_running_loop().create_task(_hear_out(accepted))
+                    self._leaving.add(task)
+                    task.add_done_callback(self._leaving.discard)
+                    return
+        accepted.close()
 
     async def _greet(
         self, accepted: socket.socket, address: str, leave: Callable[[], None]
@@ -133,6 +142,15 @@ class Listener:
             if not handed_over:
                 accepted.close()
                 leave()
+
+
+async def _hear_out(refused: socket.socket) -> None:
+    """Drops what a refused client says: closed with that unread, it would not get to hear why."""
+    loop = asyncio.get_running_loop()
+    with refused, contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            while await loop.sock_recv(refused, 65_536):
+                pass
 
 
 class Connection(web.RequestHandler):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,13 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shirako.actors.actor import Actor
+from shirako.api import Tokens
+from shirako.api.models import LeaseRequest
 from shirako.certificates import client_context
 from shirako.client import Client, Problem
+from shirako.descriptor import read_descriptor
 from shirako.transport.envelope import ENVELOPE_BYTES_MAX
 from shirako.transport.limits import Buckets, Full, Limits, Places, neighbourhood
 from tests.security.conftest import Deployment, come_true
+from tests.security.lines import Line
 
-GET = b"GET /.well-known/shirako HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET /.well-known/shirako HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SOON = 0.4
 """Seconds for what dawdles here."""
 
@@ -65,46 +68,6 @@ class Door:
         return self.refused(kind) == times
 
 
-@dataclass
-class Line:
-    """A connection on which everything can be said at any pace."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    async def say(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def dribble(self, data: bytes) -> None:
-        """A byte every 20 ms, for as long as somebody listens."""
-        with contextlib.suppress(ConnectionError):
-            for byte in data:
-                await self.say(bytes((byte,)))
-                await asyncio.sleep(0.02)
-
-    async def rest(self) -> bytes:
-        """All that comes until the other end hangs up."""
-        heard = b""
-        with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(10):
-                while chunk := await self.reader.read(65_536):
-                    heard += chunk
-        return heard
-
-    async def answer(self) -> tuple[int, dict[str, str], Any]:
-        """Status, headers and JSON of one answer."""
-        async with asyncio.timeout(10):
-            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-            first, *lines = head.strip().split("\r\n")
-            headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
-        return int(first.split()[1]), headers, json.loads(body)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
 @asynccontextmanager
 async def guest(deployment: Deployment, limits: Limits) -> AsyncIterator[Door]:
     async with deployment.apart("guest", limits=limits) as actors:
@@ -120,7 +83,8 @@ async def guest(deployment: Deployment, limits: Limits) -> AsyncIterator[Door]:
 
 
 def post(length: int, more: str = "") -> bytes:
-    return f"POST /messages HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{more}\r\n".encode()
+    head = f"POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
+    return f"{head}{more}\r\n".encode()
 
 
 # Time -------------------------------------------------------------------------------------------
@@ -168,6 +132,31 @@ async def test_a_body_that_does_not_end_is_refused(plain: Deployment, path: str)
         assert door.refused("slow") == 1
 
 
+async def test_a_late_body_does_not_take_its_refusal_with_it(plain: Deployment) -> None:
+    """A connection that is closed with bytes unread is reset, and what was answered is lost.
+
+    So what comes late is read and dropped: whoever reads only when all is sent is told as well.
+    """
+    async with guest(plain, Limits(header_seconds=20 * SOON, body_seconds=SOON)) as door:
+        line = await door.connect()
+        await line.say(post(ENVELOPE_BYTES_MAX))
+        await come_true(lambda: door.refused("slow") == 1)
+        for _ in range(10):
+            await line.say(b"x" * (ENVELOPE_BYTES_MAX // 10))
+            await asyncio.sleep(0.02)
+        assert (await line.answer())[0] == 408
+        assert door.actor.role.leases == {}
+
+
+async def test_a_body_without_end_is_not_dropped_for_long(plain: Deployment) -> None:
+    limits = Limits(header_seconds=2 * SOON, body_seconds=SOON, connections=1)
+    async with guest(plain, limits) as door:
+        line = await door.connect()
+        await line.say(post(ENVELOPE_BYTES_MAX))
+        await line.dribble(b"x" * 10_000)
+        await door.enter()
+
+
 async def test_a_body_that_takes_its_time_is_taken(plain: Deployment) -> None:
     async with guest(plain, Limits(header_seconds=SOON)) as door:
         line = await door.connect()
@@ -183,7 +172,7 @@ async def test_an_answer_that_nobody_fetches_is_given_up(plain: Deployment) -> N
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             raw.connect((door.host, door.port))
             raw.setblocking(False)
-            asking = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+            asking = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
             loop = asyncio.get_running_loop()
             with contextlib.suppress(ConnectionError):
                 async with asyncio.timeout(10):
@@ -251,6 +240,37 @@ async def test_connections(plain: Deployment, limits: Limits, status: int) -> No
         await door.enter()
 
 
+async def test_who_asks_at_once_hears_why_it_is_refused(plain: Deployment) -> None:
+    """Also where its request is there before it is refused."""
+    async with guest(plain, Limits(connections=1)) as door:
+        await door.enter()
+        for _ in range(20):
+            with socket.create_connection((door.host, door.port)) as hasty:
+                hasty.sendall(GET)
+                hasty.setblocking(False)
+                await come_true(
+                    partial(door.was_refused, "connections", door.refused("connections") + 1)
+                )
+                hasty.sendall(GET)
+                await asyncio.sleep(0.01)
+                assert hasty.recv(65_536).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_those_who_are_refused_are_not_heard_out_without_end(
+    plain: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shirako.transport.listening.FAREWELLS_MAX", 3)
+    monkeypatch.setattr("shirako.transport.listening.FAREWELL_SECONDS", SOON)
+    async with guest(plain, Limits(connections=1)) as door:
+        await door.enter()
+        lines = [await door.connect() for _ in range(10)]
+        await come_true(partial(door.was_refused, "connections", 10))
+        for line in lines:
+            assert (await line.answer())[0] == 503
+            await line.dribble(b"x" * 1000)
+            assert await line.rest() == b""
+
+
 async def test_a_flood_of_connections_leaves_nothing_behind(plain: Deployment) -> None:
     async with guest(plain, Limits(connections_an_address=20)) as door:
         for _ in range(5):
@@ -295,6 +315,106 @@ async def test_our_client_comes_again_later(plain: Deployment) -> None:
         async with Client(plain.url("guest"), door.token, attempts=1) as hasty:
             with pytest.raises(Problem, match="requests a second"):
                 await asyncio.gather(*(hasty.status() for _ in range(5)))
+
+
+async def test_streams(plain: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one token, and of all; the place of a client that is gone is the next one's."""
+    monkeypatch.setattr("shirako.api.stream.HEARTBEAT_SECONDS", 0.1)
+    tokens = Tokens(plain.descriptor.state)
+    ann, bob, cay = (tokens.create(name, "guest") for name in ("ann", "bob", "cay"))
+    async with AsyncExitStack() as stack:
+        door = await stack.enter_async_context(
+            guest(plain, Limits(streams=3, streams_a_token=2)),
+        )
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        url = f"{plain.url('guest')}/api/v1/leases"
+        wish = {"slice": "blue", "type": "node", "units": 1, "duration": "1h"}
+        events = {}
+        for secret in (ann, bob, cay):
+            headers = {"Authorization": f"Bearer {secret}"}
+            async with session.post(url, headers=headers, json=wish) as made:
+                events[secret] = f"{url}/{(await made.json())['id']}/events"
+
+        async def watch(secret: str) -> aiohttp.ClientResponse:
+            headers = {"Authorization": f"Bearer {secret}"}
+            answer = await session.get(events[secret], headers=headers)
+            stack.callback(answer.close)
+            return answer
+
+        streams = [await watch(one) for one in (ann, ann, ann, bob, cay)]
+        assert [one.status for one in streams] == [200, 200, 429, 200, 503]
+        assert all(int(one.headers["Retry-After"]) > 0 for one in streams if one.status != 200)
+        assert door.refused("streams") == 2
+        streams[0].close()
+        answer = streams[-1]
+        async with asyncio.timeout(30):
+            while answer.status == 503:
+                await asyncio.sleep(0.1)
+                answer = await watch(cay)
+        assert answer.status == 200
+
+
+async def test_leases_that_are_kept(plain: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with guest(plain, Limits()) as door, Client(plain.url("guest"), door.token) as client:
+        wish = LeaseRequest(slice="blue", type="node", units=1, duration=3600)
+        monkeypatch.setattr("shirako.actors.role.RECORDS_MAX", 1)
+        await client.request_lease(wish)
+        client._attempts = 1
+        with pytest.raises(Problem, match="too many leases are kept here") as refused:
+            await client.request_lease(wish)
+        assert (refused.value.status, refused.value.kind) == (503, "overloaded")
+        assert len(door.actor.role.leases) == 1
+
+
+async def test_what_is_refused_for_now_was_not_begun(plain: Deployment) -> None:
+    """Neither a lease that was asked for too often, nor one whose body came too late."""
+    limits = Limits(requests_a_second=0.01, burst=1, body_seconds=SOON)
+    wish = b'{"slice": "blue", "type": "node", "units": 1, "duration": "1h"}'
+    asking = "POST /api/v1/leases HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n"
+    async with guest(plain, limits) as door:
+        late = await door.connect()
+        head = asking.format(door.token) + f"Content-Length: {len(wish) + 1}\r\n\r\n"
+        await late.say(head.encode() + wish)
+        assert (await late.answer())[0] == 408
+        often = await door.connect()
+        head = asking.format(door.token) + f"Content-Length: {len(wish)}\r\n\r\n"
+        await often.say(head.encode() + wish)
+        assert (await often.answer())[0] == 429
+        assert door.actor.role.leases == {}
+
+
+async def test_limits_of_the_descriptor_hold(plain: Deployment) -> None:
+    path = plain.descriptor.path
+    text = path.read_text().replace("</actors>", '<limits connections="1"/></actors>')
+    path.write_text(text)
+    limited = Deployment(plain.folder, read_descriptor(path), plain.tokens)
+    url = f"{plain.url('guest')}/api/v1/health"
+    async with (
+        limited.apart("guest"),
+        aiohttp.ClientSession() as one,
+        aiohttp.ClientSession() as other,
+        one.get(url) as answer,
+        other.get(url) as refused,
+    ):
+        assert (answer.status, refused.status) == (200, 503)
+
+
+# Health ------------------------------------------------------------------------------------------
+
+
+async def test_an_actor_that_may_not_act_says_so_and_when_to_come_again(
+    plain: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with guest(plain, Limits()) as door, aiohttp.ClientSession() as session:
+        monkeypatch.setattr(door.actor, "acts", lambda: False)
+        headers = {"Authorization": f"Bearer {door.token}"}
+        for path in ("health", "status", "leases"):
+            url = f"{plain.url('guest')}/api/v1/{path}"
+            async with session.get(url, headers=headers) as answer:
+                assert answer.status == 503
+                assert int(answer.headers["Retry-After"]) > 0
+                told = await answer.json(content_type="application/problem+json")
+                assert told["type"] == "urn:shirako:problem:unavailable"
 
 
 # Size -------------------------------------------------------------------------------------------
