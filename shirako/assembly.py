@@ -14,7 +14,7 @@ import signal
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
@@ -52,10 +52,10 @@ from shirako.descriptor import (
     ServiceManagerSpec,
     read_descriptor,
 )
-from shirako.ledger import Ledger, LedgerError
+from shirako.ledger import FollowedLedger, Lag, Ledger, LedgerError
 from shirako.ledger.opening import open_ledger
 from shirako.transport import Transport
-from shirako.transport.http import PROTOCOL_VERSION, HttpTransport, message_routes
+from shirako.transport.http import PROTOCOL_VERSION, HttpTransport, message_routes, problem
 from shirako.transport.limits import Limits, Places
 from shirako.transport.listening import Listener
 from shirako.transport.local import LocalTransport
@@ -126,9 +126,20 @@ async def _ledger(descriptor: Descriptor, spec: ActorSpec, opening: Opening) -> 
     where: str | Path = descriptor.ledger or descriptor.state / f"{spec.name}.sqlite"
     if opening.standby:
         log.warning("%s %s waits for its ledger", spec.role, spec.name)
-    return await asyncio.to_thread(
+    ledger = await asyncio.to_thread(
         open_ledger, where, spec.name, standby=opening.standby, stopping=opening.stopping
     )
+    if spec.mirror is None:
+        return ledger
+    # only who has a mirror needs the directory's client library
+    from shirako.ledger.copying import reading
+    from shirako.ledger.mirror.ledger import mirrored
+
+    return mirrored(ledger, partial(reading, where, spec.name), spec.mirror, spec.name)
+
+
+def _lag(ledger: Ledger) -> Callable[[], Lag] | None:
+    return ledger.lag if isinstance(ledger, FollowedLedger) else None
 
 
 async def _first(*events: asyncio.Event) -> None:
@@ -154,9 +165,9 @@ async def running(
     """The actors, loaded, served and asked for what their descriptor wants of them.
 
     `real_clock`: one for all; without it each has its own, which can be confirmed after a jump.
-    `limits` of what clients may use, all actors together. Raises also `CertificateError`.
+    `limits` of what clients may use, in place of the descriptor's. Raises also `CertificateError`.
     """
-    limits, opening = limits or Limits(), opening or Opening()
+    limits, opening = limits or descriptor.limits, opening or Opening()
     specs = _chosen(descriptor, names)
     parties = _parties(descriptor, specs)
     credentials = {spec.name: _credentials(descriptor, spec) for spec in specs}
@@ -177,8 +188,10 @@ async def running(
                 real_clock or RealClock(bound_ms=descriptor.skew * 1000),
                 entropy or RealEntropy(),
             )
-            actor = assembler.actor(await _ledger(descriptor, spec, opening))
-            await actor.start()
+            async with door.waiting(spec, own) if opening.standby else nullcontext():
+                ledger = await _ledger(descriptor, spec, opening)
+                actor = assembler.actor(ledger)
+                await actor.start()
             stack.push_async_callback(actor.stop)
             stack.callback(opening.stopping.set)  # before it stops: a commit may wait for a server
             near.listen(spec.url, actor.receive)
@@ -187,7 +200,7 @@ async def running(
             if upkeep is not None:
                 upkeep.probing.start()
                 stack.push_async_callback(upkeep.probing.stop)
-            await stack.enter_async_context(door.opened(spec, actor, upkeep, own))
+            await stack.enter_async_context(door.opened(spec, actor, upkeep, own, _lag(ledger)))
         watched = [one for one in credentials.values() if one is not None]
         if watched:
             task = asyncio.create_task(look_after(watched, lambda: utc(RealClock().tick())))
@@ -221,6 +234,15 @@ def _party(spec: ActorSpec | PeerSpec, *, own: bool) -> Party:
     else:
         key = trust.read_public(trust.public_path(spec.key))
     return trust.party_of(key, spec.url, spec.name)
+
+
+def _lineages(descriptor: Descriptor) -> dict[str, tuple[str, ...]]:
+    """By identity, the successions that the public key files tell of."""
+    pins = [trust.read_pin(spec.key) for spec in descriptor.peers]
+    for spec in descriptor.actors:
+        with suppress(FileNotFoundError):  # of our own the private half is enough
+            pins.append(trust.read_pin(trust.public_path(spec.key)))
+    return {pin.key.kid: pin.lineage for pin in pins}
 
 
 def _credentials(descriptor: Descriptor, spec: ActorSpec) -> Credentials | None:
@@ -273,6 +295,7 @@ class _Assembler:
 
     def actor(self, ledger: Ledger) -> Actor[Any]:
         key = PrivateKey.read(self.spec.key)
+        lineages = {**_lineages(self.descriptor), key.public.kid: key.lineage}
         me = trust.me_of(key, self.parties[self.spec.name], self.descriptor.skew)
         box: list[Actor[Any]] = []
         open_role, performer = self._role(me, lambda lease: box[0].role.leases.get(lease))
@@ -286,6 +309,7 @@ class _Assembler:
             clock=self.clock,
             entropy=self.entropy,
             skew=self.descriptor.skew,
+            lineages=lineages,
         )
         box.append(made)
         return made
@@ -382,9 +406,10 @@ class _Door:
         actor: Actor[Any],
         upkeep: Upkeep | None,
         credentials: Credentials | None,
+        lag: Callable[[], Lag] | None,
     ) -> AsyncIterator[None]:
         """Serves one actor for as long as the context lasts. Raises OSError."""
-        tls = credentials if spec.url.startswith("https:") else None
+        tls = _shown(spec, credentials)
         ends = (lambda: tls.ends) if tls is not None else None
         app = application(
             actor,
@@ -393,15 +418,53 @@ class _Door:
             upkeep,
             limits=self.limits,
             certificate_ends=ends,
+            lag=lag,
         )
         app.add_routes(message_routes(actor.receive, _about(spec, actor), self.limits))
+        counters = actor.counters
+        async with self._served(
+            spec, app, lambda kind: counters.update([f"refused.{kind}"]), credentials
+        ):
+            yield
+
+    @asynccontextmanager
+    async def waiting(
+        self, spec: ActorSpec, credentials: Credentials | None
+    ) -> AsyncIterator[None]:
+        """Says to everybody that this copy of the actor does not act yet.
+
+        Not where the one that acts has the address itself.
+        """
+
+        async def answer(_request: web.Request) -> web.Response:
+            return problem(503, "standby", f"this copy of {spec.name} waits to take over")
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        async with AsyncExitStack() as stack:
+            with suppress(OSError):
+                await stack.enter_async_context(
+                    self._served(spec, app, lambda _kind: None, credentials)
+                )
+            yield
+
+    @asynccontextmanager
+    async def _served(
+        self,
+        spec: ActorSpec,
+        app: web.Application,
+        count: Callable[[str], None],
+        credentials: Credentials | None,
+    ) -> AsyncIterator[None]:
+        """Listens at the actor's address for as long as the context lasts. Raises OSError."""
+        tls = _shown(spec, credentials)
         runner = web.AppRunner(app, shutdown_timeout=1.0)
         await runner.setup()
         listener = Listener(
             cast(web.Server, runner.server),  # there is one after the set-up
             self.limits,
             self.places,
-            lambda kind: actor.counters.update([f"refused.{kind}"]),
+            count,
             None if tls is None else tls.server,
         )
         address = urlsplit(spec.url)
@@ -413,13 +476,21 @@ class _Door:
             await runner.cleanup()
 
 
+def _shown(spec: ActorSpec, credentials: Credentials | None) -> Credentials | None:
+    """What is shown to who connects; None where that is nothing."""
+    return credentials if spec.url.startswith("https:") else None
+
+
 def _about(spec: ActorSpec, actor: Actor[Any]) -> dict[str, object]:
-    """What an actor tells everybody of itself."""
+    """What an actor tells everybody of itself: who it is, and the key that it signs with."""
+    key = actor.key
     about: dict[str, object] = {
         "name": spec.name,
         "role": spec.role,
         "kid": actor.party.kid,
         "jwk": {"kty": "OKP", "crv": "Ed25519", "x": actor.party.x},
+        "key": {"kty": "OKP", "crv": "Ed25519", "x": key.x},
+        "lineage": key.lineage,
         "protocol": PROTOCOL_VERSION,
         "version": __version__,
     }

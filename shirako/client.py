@@ -40,6 +40,7 @@ from shirako.api.models import (
     Delegation,
     DelegationRequest,
     Delegations,
+    DrainRequest,
     ExtendRequest,
     Extension,
     Health,
@@ -52,6 +53,11 @@ from shirako.api.models import (
     QuarantineRequest,
     ReconcileRequest,
     Reconciliation,
+    RenewRequest,
+    Revocation,
+    RevokeRequest,
+    SiteConflict,
+    SiteConflicts,
     SiteLease,
     SiteLeases,
     SiteNode,
@@ -62,6 +68,7 @@ from shirako.api.models import (
     StoryLine,
 )
 from shirako.api.problems import Problem
+from shirako.api.recovery_models import Recovery, RecoveryRequest
 from shirako.clock import Entropy, RealEntropy
 from shirako.transport.tls_errors import TEXTS, Trouble, trouble_of
 
@@ -144,6 +151,11 @@ class Client:
         wanted = ClockRequest(dry_run=dry_run)
         return await self._send("POST", "/clock/confirm", ClockConfirmation, wanted)
 
+    async def recover(self, *, dry_run: bool = False, backup_was_current: bool = False) -> Recovery:
+        """End the hold of an actor that was restored from a backup; or see what that would do."""
+        wanted = RecoveryRequest(dry_run=dry_run, backup_was_current=backup_was_current)
+        return await self._send("POST", "/recovery", Recovery, wanted)
+
     # A guest's leases -------------------------------------------------------------------------
 
     async def request_lease(self, wanted: LeaseRequest, *, key: str = "") -> Lease:
@@ -215,6 +227,10 @@ class Client:
     async def nodes(self) -> tuple[SiteNode, ...]:
         return (await self._get(SiteNodes, "/site/nodes")).nodes
 
+    async def conflicts(self) -> tuple[SiteConflict, ...]:
+        """Proofs that brokers sold more than they hold."""
+        return (await self._get(SiteConflicts, "/site/conflicts")).conflicts
+
     async def quarantine_node(self, name: str, reason: str, *, replace: bool = False) -> SiteNode:
         """Hand a unit out no more. `replace`: also one that works for a lease."""
         path = _path("site", "nodes", name, "quarantine")
@@ -224,6 +240,14 @@ class Client:
     async def release_node(self, name: str) -> SiteNode:
         path = _path("site", "nodes", name, "release")
         return await self._send("POST", path, SiteNode, timeout=PATIENT_TIMEOUT)
+
+    async def drain_node(self, name: str, reason: str) -> SiteNode:
+        """Give a unit to no lease any more; one that has it keeps it."""
+        path = _path("site", "nodes", name, "drain")
+        return await self._send("POST", path, SiteNode, DrainRequest(reason=reason))
+
+    async def undrain_node(self, name: str) -> SiteNode:
+        return await self._send("POST", _path("site", "nodes", name, "undrain"), SiteNode)
 
     async def reconcile(self, *, dry_run: bool = False) -> Reconciliation:
         """Compare ledger, directory and nodes, and mend what differs; this can take minutes."""
@@ -256,6 +280,16 @@ class Client:
 
     async def delegate(self, wanted: DelegationRequest) -> Delegation:
         return await self._send("POST", "/site/delegations", Delegation, wanted)
+
+    async def revoke_delegation(self, name: str, wanted: RevokeRequest) -> Revocation:
+        """Take back what was delegated; or, as a dry run, see what that would mean."""
+        path = _path("site", "delegations", name, "revoke")
+        return await self._send("POST", path, Revocation, wanted)
+
+    async def renew_delegation(self, name: str, wanted: RenewRequest) -> Delegation:
+        """What goes on where the delegation ends. The same end again is the same delegation."""
+        path = _path("site", "delegations", name, "renew")
+        return await self._send("POST", path, Delegation, wanted)
 
     # A broker ---------------------------------------------------------------------------------
 

@@ -8,38 +8,74 @@ that arrived are verified before they are parsed; nothing is signed in a home-ma
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import os
+import re
 from collections import OrderedDict
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import OKPKey
+from joserfc.jwk import GuestProtocol, OKPKey
+from joserfc.registry import HeaderParameter
 
-from shirako.core.claims import OVERBOOKING_MAX, Claim, Lease, Party, Receipt
+from shirako.core.account import START, Citation
+from shirako.core.claims import (
+    CHAIN_LENGTH_MAX,
+    OVERBOOKING_MAX,
+    UNITS_MAX,
+    Claim,
+    Lease,
+    Party,
+    Receipt,
+    Revocation,
+)
+from shirako.core.lineage import SUCCESSIONS_MAX, Lineage, LineageInvalid
 from shirako.core.machine import Me
+from shirako.core.messages import NAME_CHARACTERS_MAX
 from shirako.core.terms import Term
+from shirako.curve import key_fault
+from shirako.lineage import (
+    HEADER,
+    HEADER_BYTES_MAX,
+    SUCCESSION_TYPE,
+    read_lineage,
+    succession,
+    tokens_of,
+)
 
 
 class _Registry(jws.JWSRegistry):
     """One algorithm, and room for an envelope of a megabyte."""
 
     max_payload_length = 1024 * 1024
+    max_header_length = HEADER_BYTES_MAX
 
 
-REGISTRY = _Registry(algorithms=["Ed25519"])
+_LINEAGE = HeaderParameter("Successions that lead to the signing key", "list[str]")
+REGISTRY = _Registry(algorithms=["Ed25519"], header_registry={HEADER: _LINEAGE})
 TOKEN_CHARACTERS_MAX = 8192
 CACHED_TOKENS_MAX = 20_000
 
 CLAIM_TYPE = "shirako-claim+jwt"
 LEASE_TYPE = "shirako-lease+jwt"
 RECEIPT_TYPE = "shirako-receipt+jwt"
+REVOCATION_TYPE = "shirako-revocation+jwt"
 ENVELOPE_TYPE = "shirako-envelope+jws"
 ACKNOWLEDGEMENT_TYPE = "shirako-ack+jws"
+
+
+# One spelling of each: what is spent of a claim is counted under the digest of its token, and
+# people are known by their keys. The last character has bits that mean nothing: they have to be 0.
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{85}[AQgw]")
+_KEY = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+_HEADERS_REMEMBERED_MAX = 1024
+_LINEAGES_REMEMBERED_MAX = 1024
 
 
 class Untrusted(Exception):
@@ -47,11 +83,15 @@ class Untrusted(Exception):
 
 
 class PublicKey:
-    """Somebody's Ed25519 key, as pinned or endorsed."""
+    """Somebody's Ed25519 key, as pinned or endorsed: the first one, whichever signs for it now."""
 
     __slots__ = ("_jwk", "kid", "x")
 
     def __init__(self, x: str) -> None:
+        if not _KEY.fullmatch(x):
+            raise Untrusted(f"not an Ed25519 public key: {x[:50]!r}")
+        if wrong := key_fault(base64.urlsafe_b64decode(f"{x}=")):
+            raise Untrusted(f"not an Ed25519 public key: {x[:50]!r}: {wrong}")
         try:
             self._jwk = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": x})
         except (JoseError, ValueError) as error:
@@ -60,25 +100,77 @@ class PublicKey:
         self.kid = self._jwk.thumbprint()
 
     def verify(self, token: str, typ: str) -> bytes:
-        """The payload of a compact JWS of this key and type; raises `Untrusted`."""
+        """The payload of a compact JWS of this key, or of one that its header's lineage leads to.
+
+        Raises `Untrusted`.
+        """
+        if not _COMPACT.fullmatch(token):
+            raise Untrusted("not a compact JWS: three parts in base64url, the last a signature")
+        stated = header(token)
         try:
-            signed = jws.deserialize_compact(token, self._jwk, registry=REGISTRY)
+            signed = jws.deserialize_compact(token, self._signer, registry=REGISTRY)
         except (JoseError, ValueError) as error:
             raise Untrusted(f"the signature does not hold: {error}") from error
-        if signed.headers().get("typ") != typ:
-            raise Untrusted(f"a {signed.headers().get('typ')!r} where a {typ!r} is due")
+        if stated.get("typ") != typ:
+            raise Untrusted(f"a {stated.get('typ')!r} where a {typ!r} is due")
+        if "b64" in stated or stated.get("crit") != ([HEADER] if HEADER in stated else None):
+            raise Untrusted(
+                "the header asks for an extension of JWS (crit, b64): none is known but a lineage"
+            )
+        if stated.get("kid", self.kid) != self.kid:
+            raise Untrusted(f"the header names another key than signed it: {stated['kid']!r}")
+        jwk = stated.get("jwk")
+        if jwk is not None and (not isinstance(jwk, dict) or jwk.get("x") != self.x):
+            raise Untrusted("the header shows another key than signed it")
         return bytes(signed.payload)
+
+    def jwk(self) -> OKPKey:
+        """This very key, whatever followed it."""
+        return self._jwk
+
+    def _signer(self, signed: GuestProtocol) -> OKPKey:
+        """The key that the header's lineage leads to from this one."""
+        stated = signed.headers().get(HEADER)
+        if stated is None:
+            return self._jwk
+        found = _heir(stated)
+        if found.lineage.x != self.x:
+            raise Untrusted("the lineage is somebody else's: it does not start at this key")
+        return found.key
+
+    def statement(self, token: str, typ: str) -> bytes:
+        """As `verify`, for what others are to read as well: no JSON object in it has a member
+        twice, of which one reader may take the first and another one the last (RFC 7519)."""
+        payload = self.verify(token, typ)
+        try:
+            _decode_unique(payload.decode())
+        except (ValueError, RecursionError) as error:
+            raise Untrusted(f"not a statement: {error}") from error
+        return payload
 
 
 class PrivateKey:
     """An actor's own key: signs, and never leaves this object."""
 
-    __slots__ = ("_headers", "_jwk", "public")
+    __slots__ = ("_headers", "_jwk", "lineage", "public")
 
-    def __init__(self, jwk: OKPKey) -> None:
+    def __init__(self, jwk: OKPKey, lineage: tuple[str, ...] = ()) -> None:
+        """`lineage`: the successions that lead to this key. Raises `Untrusted`."""
         self._jwk = jwk
-        self.public = PublicKey(str(jwk.as_dict(private=False)["x"]))
+        self.lineage = lineage
+        self.public = PublicKey(self.x)
+        """Who the actor is: the first key of the lineage."""
+        if lineage:
+            found = _heir(lineage)
+            if found.lineage.key != self.x:
+                raise Untrusted("the lineage leads to another key")
+            self.public = PublicKey(found.lineage.x)
         self._headers: dict[str, dict[str, Any]] = {}
+
+    @property
+    def x(self) -> str:
+        """The public half of the key that signs."""
+        return str(self._jwk.as_dict(private=False)["x"])
 
     @classmethod
     def generate(cls) -> PrivateKey:
@@ -88,12 +180,18 @@ class PrivateKey:
     def read(cls, path: Path) -> PrivateKey:
         """The key in a JWK file; raises `Untrusted` when it is not one, OSError when not there."""
         try:
-            jwk = OKPKey.import_key(msgspec.json.decode(path.read_bytes(), type=dict[str, Any]))
-        except (JoseError, ValueError, msgspec.MsgspecError) as error:
+            members = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            stated = members.pop(HEADER, None)
+            jwk = OKPKey.import_key(members)
+        # joserfc looks up what the file says without asking whether it is there
+        except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise Untrusted(f"{path} is not a JWK: {error}") from error
         if not jwk.is_private or jwk.as_dict().get("crv") != "Ed25519":
             raise Untrusted(f"{path} holds no private Ed25519 key")
-        return cls(jwk)
+        try:
+            return cls(jwk, _stated_in_file(stated))
+        except Untrusted as error:
+            raise Untrusted(f"{path}: {error}") from error
 
     def write(self, path: Path) -> None:
         """Write the private JWK (mode 0600) and the public half beside it, `NAME.pub.jwk`.
@@ -101,19 +199,99 @@ class PrivateKey:
         Raises FileExistsError rather than overwrite a key: that would orphan every lease.
         """
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        private = {**self._jwk.as_dict(private=True), "kid": self.public.kid}
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(private))
-        public = {"kty": "OKP", "crv": "Ed25519", "x": self.public.x, "kid": self.public.kid}
-        public_path(path).write_bytes(msgspec.json.encode(public))
+            file.write(self.private_file())
+        public_path(path).write_bytes(self.public_file())
+
+    def private_file(self) -> bytes:
+        """What its file holds: the JWK, and the lineage that leads to it."""
+        private = {**self._jwk.as_dict(private=True), "kid": self._jwk.thumbprint()}
+        return _file(private, self.lineage)
+
+    def public_file(self) -> bytes:
+        """What peers pin: the first key, and the lineage that leads on from it."""
+        first = {"kty": "OKP", "crv": "Ed25519", "x": self.public.x, "kid": self.public.kid}
+        return _file(first, self.lineage)
+
+    def succeeded(self, since: int, until: int) -> PrivateKey:
+        """A fresh key that this one names as its successor from tick `since` on.
+
+        `until`: the last tick at which unseen statements of the keys before are believed. Raises
+        ValueError when the lineage is as long as one may be.
+        """
+        number = len(self.lineage) + 1
+        if number > SUCCESSIONS_MAX:
+            raise ValueError(f"a key can be replaced {SUCCESSIONS_MAX} times, and this one was")
+        fresh = OKPKey.generate_key("Ed25519")
+        x = str(fresh.as_dict(private=False)["x"])
+        headers: dict[str, Any] = {"alg": "Ed25519", "typ": SUCCESSION_TYPE}
+        headers["kid"] = self._jwk.thumbprint()
+        if number == 1:
+            headers["jwk"] = {"kty": "OKP", "crv": "Ed25519", "x": self.x}
+        payload = succession(self.public.kid, number, x, since, until)
+        token = jws.serialize_compact(headers, payload, self._jwk, registry=REGISTRY)
+        return PrivateKey(fresh, (*self.lineage, token))
 
     def sign(self, typ: str, payload: bytes, *, with_key: bool = False) -> str:
-        """A compact JWS; `with_key` adds the public key, for who does not know it yet."""
+        """A compact JWS; `with_key` adds the public key, for who does not know it yet.
+
+        A key with a lineage always shows that, and with it the key that it begins with.
+        """
         headers: dict[str, Any] = {"alg": "Ed25519", "typ": typ, "kid": self.public.kid}
-        if with_key:
+        if self.lineage:
+            headers |= {HEADER: list(self.lineage), "crit": [HEADER]}
+        elif with_key:
             headers["jwk"] = {"kty": "OKP", "crv": "Ed25519", "x": self.public.x}
         return jws.serialize_compact(headers, payload, self._jwk, registry=REGISTRY)
+
+
+class Heir(NamedTuple):
+    """A verified lineage, and the key that it leads to."""
+
+    lineage: Lineage
+    key: OKPKey
+
+
+def _heir(stated: object) -> Heir:
+    """Where a lineage leads to, as a header or a file states it; raises `Untrusted`."""
+    try:
+        return _followed(tokens_of(stated))
+    except LineageInvalid as error:
+        raise Untrusted(f"the lineage does not hold: {error}") from error
+
+
+@lru_cache(maxsize=_LINEAGES_REMEMBERED_MAX)
+def _followed(tokens: tuple[str, ...]) -> Heir:
+    """Remembered: it comes again with all that the actor signs. Raises `LineageInvalid`."""
+    lineage = read_lineage(tokens, _verified_succession)
+    return Heir(lineage, PublicKey(lineage.key).jwk())
+
+
+def _verified_succession(x: str, token: str) -> bytes:
+    try:
+        return PublicKey(x).statement(token, SUCCESSION_TYPE)
+    except Untrusted as error:
+        raise LineageInvalid(str(error)) from error
+
+
+def lineage_in(stated: object) -> Lineage:
+    """The verified lineage that a header or a file states; raises `Untrusted`."""
+    return _heir(stated).lineage
+
+
+def lineage_of(token: str) -> tuple[str, ...]:
+    """The lineage that a *verified* token shows; empty: its signer's first key signed it."""
+    stated = _unique_header(token.partition(".")[0]).get(HEADER)
+    return () if stated is None else _heir(stated).lineage.tokens
+
+
+def _stated_in_file(stated: object) -> tuple[str, ...]:
+    return () if stated is None else _heir(stated).lineage.tokens
+
+
+def _file(jwk: dict[str, Any], lineage: tuple[str, ...]) -> bytes:
+    return msgspec.json.encode({**jwk, HEADER: lineage} if lineage else jwk)
 
 
 def public_path(private: Path) -> Path:
@@ -121,15 +299,34 @@ def public_path(private: Path) -> Path:
     return private.with_suffix(".pub.jwk")
 
 
+class Pin(NamedTuple):
+    """What a public key file says: who somebody is, and which keys have followed the first."""
+
+    key: PublicKey
+    lineage: tuple[str, ...]
+
+
 def read_public(path: Path) -> PublicKey:
     """The key in a public JWK file; raises `Untrusted` or OSError."""
+    return read_pin(path).key
+
+
+def read_pin(path: Path) -> Pin:
+    """The key in a public JWK file, and its lineage; raises `Untrusted` or OSError."""
     try:
         jwk = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Untrusted(f"{path} is not a JWK: {error}") from error
     if jwk.get("crv") != "Ed25519":
         raise Untrusted(f"{path} holds no Ed25519 key")
-    return PublicKey(str(jwk.get("x", "")))
+    key = PublicKey(str(jwk.get("x", "")))
+    try:
+        lineage = _stated_in_file(jwk.get(HEADER))
+        if lineage and _heir(lineage).lineage.x != key.x:
+            raise Untrusted("the lineage is somebody else's: it does not start at this key")
+    except Untrusted as error:
+        raise Untrusted(f"{path}: {error}") from error
+    return Pin(key, lineage)
 
 
 def digest(token: str) -> str:
@@ -137,12 +334,52 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a JSON object in it has the same member twice")
+    return members
+
+
+_decode_unique = json.JSONDecoder(object_pairs_hook=_unique).decode
+
+
+@lru_cache(maxsize=_HEADERS_REMEMBERED_MAX)
+def _unique_header(segment: str) -> dict[str, Any]:
+    """The first part of a token; raises `Untrusted`.
+
+    Remembered: whoever signs writes the same header each time.
+    """
+    try:
+        stated = _decode_unique(_decoded(segment).decode())
+    except (ValueError, RecursionError) as error:
+        raise Untrusted(f"not a header: {error}") from error
+    if not isinstance(stated, dict):  # the library takes any JSON that has `alg` in it somehow
+        raise Untrusted("not a header: it is no JSON object")
+    return stated
+
+
+def _decoded(segment: str) -> bytes:
+    return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+
+
 def header(token: str) -> dict[str, Any]:
     """The protected header of a JWS, *not verified*: only to find out which key to try."""
+    segment = token.partition(".")[0]
+    if len(segment) > HEADER_BYTES_MAX:
+        raise Untrusted(f"a header of {len(segment)} characters")
+    return _unique_header(segment)
+
+
+def unverified(token: str) -> bytes:
+    """The payload of a JWS, *not verified*: only to find out what to hold it to."""
+    _, dot, rest = token.partition(".")
+    if not dot:
+        raise Untrusted("not a compact JWS: three parts in base64url, the last a signature")
     try:
-        return jws.extract_compact(token.encode(), registry=REGISTRY).headers()
-    except (JoseError, ValueError) as error:
-        raise Untrusted(f"not a compact JWS: {error}") from error
+        return _decoded(rest.partition(".")[0])
+    except ValueError as error:
+        raise Untrusted(f"not a payload: {error}") from error
 
 
 # Tokens: how claims, leases and receipts are written ----------------------------------------
@@ -150,8 +387,8 @@ def header(token: str) -> dict[str, Any]:
 
 class _Jwk(msgspec.Struct, frozen=True):
     x: str
-    kty: str = "OKP"
-    crv: str = "Ed25519"
+    kty: Literal["OKP"] = "OKP"
+    crv: Literal["Ed25519"] = "Ed25519"
 
 
 class _Confirmation(msgspec.Struct, frozen=True):
@@ -182,14 +419,21 @@ class _ClaimToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     jwk: _Jwk | None = None
     """In a root claim: the site's own key, so that its holders can verify the chain."""
     site: _Site | None = None
+    account: Citation = START
+
+
+class _Named(msgspec.Struct, frozen=True):
+    jti: str = ""
 
 
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding raises on bytes that their signer made up: wrong, not UTF-8, nested too deep."""
 
+_decode_name = msgspec.json.Decoder(_Named).decode
 _decode_claim = msgspec.json.Decoder(_ClaimToken).decode
 _decode_lease = msgspec.json.Decoder(Lease).decode
 _decode_receipt = msgspec.json.Decoder(Receipt).decode
+_decode_revocation = msgspec.json.Decoder(Revocation).decode
 
 
 def sign_claim(key: PrivateKey, claim: Claim) -> str:
@@ -211,6 +455,7 @@ def sign_claim(key: PrivateKey, claim: Claim) -> str:
         overbooking=claim.overbooking,
         jwk=_Jwk(key.public.x) if claim.site else None,
         site=_Site(claim.site.url, claim.site.name) if claim.site else None,
+        account=claim.account,
     )
     return key.sign(CLAIM_TYPE, msgspec.json.encode(token))
 
@@ -221,6 +466,10 @@ def sign_lease(key: PrivateKey, lease: Lease) -> str:
 
 def sign_receipt(key: PrivateKey, receipt: Receipt) -> str:
     return key.sign(RECEIPT_TYPE, msgspec.json.encode(receipt))
+
+
+def sign_revocation(key: PrivateKey, revocation: Revocation) -> str:
+    return key.sign(REVOCATION_TYPE, msgspec.json.encode(revocation))
 
 
 def party_of(key: PublicKey, url: str, name: str) -> Party:
@@ -235,6 +484,7 @@ def me_of(key: PrivateKey, party: Party, skew: int) -> Me:
         sign_claim=partial(sign_claim, key),
         sign_lease=partial(sign_lease, key),
         sign_receipt=partial(sign_receipt, key),
+        sign_revocation=partial(sign_revocation, key),
         skew=skew,
     )
 
@@ -252,10 +502,17 @@ class Verifier:
         The root's key is the one that it states itself; that this is the site's own key is for
         the caller to check (`core.claims.check_chain`). Raises `Untrusted`.
         """
+        if not 1 <= len(tokens) <= CHAIN_LENGTH_MAX:
+            raise Untrusted(
+                f"a chain has 1 to {CHAIN_LENGTH_MAX} claims, this one has {len(tokens)}"
+            )
         claims: list[Claim] = []
         x = ""
-        for token in tokens:
-            claim = self._claim(token, x)
+        for number, token in enumerate(tokens, 1):
+            try:
+                claim = self._claim(token, x)
+            except Untrusted as error:
+                raise Untrusted(f"claim {number}{_stated_jti(token)}: {error}") from error
             claims.append(claim)
             x = claim.holder.x
         return tuple(claims)
@@ -263,7 +520,7 @@ class Verifier:
     def lease(self, token: str, issuer: PublicKey) -> Lease:
         """A lease that `issuer` signed; raises `Untrusted`."""
         try:
-            lease: Lease = _decode_lease(issuer.verify(token, LEASE_TYPE))
+            lease: Lease = _decode_lease(issuer.statement(token, LEASE_TYPE))
         except _UNREADABLE as error:
             raise Untrusted(f"not a lease: {error}") from error
         _check_issuer(lease, issuer)
@@ -272,11 +529,22 @@ class Verifier:
     def receipt(self, token: str, issuer: PublicKey) -> Receipt:
         """A receipt that `issuer` signed; raises `Untrusted`."""
         try:
-            receipt: Receipt = _decode_receipt(issuer.verify(token, RECEIPT_TYPE))
+            receipt: Receipt = _decode_receipt(issuer.statement(token, RECEIPT_TYPE))
         except _UNREADABLE as error:
             raise Untrusted(f"not a receipt: {error}") from error
         _check_issuer(receipt, issuer)
         return receipt
+
+    def revocation(self, token: str, issuer: PublicKey) -> Revocation:
+        """A revocation that `issuer` signed; raises `Untrusted`."""
+        try:
+            revocation: Revocation = _decode_revocation(issuer.statement(token, REVOCATION_TYPE))
+        except _UNREADABLE as error:
+            raise Untrusted(f"not a revocation: {error}") from error
+        _check_issuer(revocation, issuer)
+        if revocation.units < 0 or revocation.number < 1:
+            raise Untrusted("a revocation leaves 0 units or more, and is numbered from 1")
+        return revocation
 
     def key(self, x: str) -> PublicKey:
         """The public key with this `x`; parsed once."""
@@ -291,6 +559,8 @@ class Verifier:
     def _claim(self, token: str, signer_x: str) -> Claim:
         if len(token) > TOKEN_CHARACTERS_MAX:
             raise Untrusted(f"a claim of {len(token)} characters")
+        if not token.isascii():
+            raise Untrusted("not a compact JWS: it is not ASCII")
         name = (digest(token), signer_x)
         known = self._claims.get(name)
         if known is not None:
@@ -305,15 +575,17 @@ class Verifier:
     def _read_claim(self, token: str, signer_x: str, token_digest: str) -> Claim:
         signer = self.key(signer_x or _stated_key(token))
         try:
-            raw = _decode_claim(signer.verify(token, CLAIM_TYPE))
+            raw = _decode_claim(signer.statement(token, CLAIM_TYPE))
             holder_key = self.key(raw.cnf.jwk.x)
             term = Term(raw.nbf, raw.exp)
         except _UNREADABLE as error:
             raise Untrusted(f"not a claim: {error}") from error
         if raw.iss != signer.kid or raw.sub != holder_key.kid:
             raise Untrusted("a claim's issuer or holder is not the key that it shows")
-        if raw.units < 1:
-            raise Untrusted(f"a claim on {raw.units} units")
+        if raw.jwk is not None and raw.jwk.x != signer.x:
+            raise Untrusted("a claim's issuer or holder is not the key that it shows")
+        if not 1 <= raw.units <= UNITS_MAX:
+            raise Untrusted(f"a claim on no units, or on more than {UNITS_MAX}")
         if not 1 <= raw.overbooking <= OVERBOOKING_MAX:
             raise Untrusted(f"a claim that allows {raw.overbooking:g} times its units")
         site = Party(signer.kid, signer.x, raw.site.url, raw.site.name) if raw.site else None
@@ -330,21 +602,31 @@ class Verifier:
             extends=raw.extends,
             overbooking=raw.overbooking,
             site=site,
+            account=raw.account,
+            lineage=lineage_of(token),
         )
 
 
 def _stated_key(token: str) -> str:
     """The `x` that a root claim states as its own issuer's; verified right after."""
     try:
-        payload = jws.extract_compact(token.encode(), registry=REGISTRY).payload
-        raw = _decode_claim(payload)
-    except (JoseError, *_UNREADABLE) as error:
+        raw = _decode_claim(unverified(token))
+    except _UNREADABLE as error:
         raise Untrusted(f"not a claim: {error}") from error
     if raw.jwk is None:
         raise Untrusted("the first claim of the chain is no root claim: it states no key")
     return raw.jwk.x
 
 
-def _check_issuer(statement: Lease | Receipt, issuer: PublicKey) -> None:
+def _stated_jti(token: str) -> str:
+    """What a token that was refused calls itself, for who looks for it; *not verified*."""
+    try:
+        jti = _decode_name(unverified(token)).jti
+    except (Untrusted, *_UNREADABLE):
+        return ""
+    return f", which calls itself {jti[:NAME_CHARACTERS_MAX]!r}" if jti else ""
+
+
+def _check_issuer(statement: Lease | Receipt | Revocation, issuer: PublicKey) -> None:
     if statement.issuer != issuer.kid:
         raise Untrusted("the statement names another issuer than the key that signed it")

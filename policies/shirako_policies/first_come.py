@@ -108,9 +108,10 @@ def _latest_end(shares: Sequence[Share], units: int, start: int) -> tuple[int, s
         if reach <= at:
             break
         at = reach
-    ends = any(share.calendar.term.end == at for share in shares)
-    booked = any(s.calendar.term.start <= at < s.calendar.term.end for s in shares)
-    return at, "booked" if booked or not ends else "delegation"
+    # of a share that has shrunk below what is asked for, nobody else has what is missing
+    able = [share.calendar.term for share in shares if share.calendar.capacity >= units]
+    booked = any(term.start <= at < term.end for term in able)
+    return at, "booked" if booked else "delegation"
 
 
 def _pieces(shares: Sequence[Share], units: int, term: Term) -> tuple[tuple[str, Term], ...]:

@@ -16,16 +16,23 @@ import gc
 import heapq
 import logging
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+from msgspec.structs import replace
+
+from shirako.actors import restored
+from shirako.actors.audit import note
 from shirako.actors.courier import Courier, Delivery
 from shirako.actors.handling import Handling, Performer
+from shirako.actors.restored import Restored
 from shirako.actors.role import Batch, Kept, Refused, Role
-from shirako.clock import Clock, Entropy
+from shirako.clock import Clock, Entropy, utc
 from shirako.core.claims import Party
+from shirako.core.lineage import Disowned, Forked
 from shirako.core.machine import HandlerEnded, IllegalTransition, Key, Record, Work
 from shirako.ledger import (
     CommitFailed,
@@ -37,7 +44,7 @@ from shirako.ledger import (
 )
 from shirako.transport import Transport
 from shirako.transport.envelope import Opened, Refusal, Rejected, acknowledge, open_envelope
-from shirako.trust import PrivateKey, PublicKey
+from shirako.trust import PrivateKey, PublicKey, Untrusted
 
 QUEUE_MAX = 20_000
 """Things waiting for the next turn; beyond it envelopes are refused as overloaded (BOUNDED)."""
@@ -45,10 +52,14 @@ TURN_MAX = 2_000
 """Things taken in one turn: bounds how long a commit makes the first of them wait."""
 ENVELOPES_REMEMBERED = 64
 PEERS_REMEMBERED = 10_000
+SPEAKING = ("lease", "delegation", "given")
+"""Kinds of things that may have something to send, run or wake."""
 FLUSH_SECONDS = 2.0
 HOLD_LOOK_SECONDS = 0.5
 """How often an idle actor looks whether its ledger is still its own, where that may change."""
 RELOAD_SECONDS = 0.5
+BROKEN_TIMER_TICKS = 60
+"""Before a timer whose step broke is tried again."""
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +92,12 @@ class Actor(Generic[RoleT]):
         clock: Clock,
         entropy: Entropy,
         skew: int,
+        lineages: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     ) -> None:
-        """`open_role` makes an empty role; it is called again whenever memory is dropped."""
+        """`open_role` makes an empty role; it is called again whenever memory is dropped.
+
+        `lineages`: by identity, the successions that the operator knows of pinned actors.
+        """
         self.party = party
         self.role: RoleT = open_role()
         self.clock = clock
@@ -98,12 +113,17 @@ class Actor(Generic[RoleT]):
         self._transport = transport
         self._holder = ledger if isinstance(ledger, SharedLedger) else None
         self._skew_ms = skew * 1000
+        self._lineages = lineages
+        self._forks_told: set[str] = set()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{party.name} ledger")
         self._queue: list[_Item] = []
         self._stirred = asyncio.Event()
         self._committed = asyncio.Event()
         self._committed.set()
         self._timers: list[tuple[int, str, Key]] = []
+        self._postponed: dict[Key, int] = {}
+        """Timers whose step broke -> the tick at which they are tried again: one record that no
+        step can be made of does not stop all others."""
         self._wakes: dict[tuple[str, Key], int] = {}
         """The tick that each thing is to be woken at; other entries of the heap are outdated."""
         self.couriers: dict[str, Courier] = {}
@@ -122,15 +142,33 @@ class Actor(Generic[RoleT]):
 
     # Life -------------------------------------------------------------------------------------
 
+    @property
+    def key(self) -> PrivateKey:
+        """What it signs with."""
+        return self._key
+
     async def start(self) -> None:
         """Load the ledger and go on where it ends."""
         self._load()
+        if self.role.restored is not None:
+            self._begin_restored(self.role.restored)
         self._loop_task = asyncio.get_running_loop().create_task(
             self._run(), name=f"actor {self.party.name}"
         )
         self._loop_task.add_done_callback(self._loop_ended)
         if self._holder is not None:
             self._hold_task = asyncio.get_running_loop().create_task(self._watch_hold())
+
+    def _begin_restored(self, known: Restored) -> None:
+        if self.role.held:
+            log.warning(
+                "%s was restored from a backup of %s and is held: nothing ends, is sold or cleaned "
+                "until an operator confirms it: shirako recover",
+                self.party.name,
+                f"{utc(known.taken):%Y-%m-%d %H:%M:%S}Z",
+            )
+        now_ms = self.clock.milliseconds()
+        self._put(_Item(lambda role, now: role.begin_restored(now_ms, now)))
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         """The ledger can be neither written nor read again: nobody may wait for an answer."""
@@ -188,6 +226,7 @@ class Actor(Generic[RoleT]):
             for kind, name, body in self._ledger.load():
                 role.load(kind, name, body)
             role.loaded()
+            role.lineages.pin(self._lineages)
         finally:
             if collects:
                 gc.enable()
@@ -198,8 +237,7 @@ class Actor(Generic[RoleT]):
         self._known = {kid: PublicKey(party.x) for kid, party in role.pinned.items()}
         self._timers.clear()
         self._wakes.clear()
-        for kind, key, kept in role.kept():
-            self._perform_for(kind, key, kept)
+        self._perform_all()
 
     # Doors ------------------------------------------------------------------------------------
 
@@ -215,10 +253,38 @@ class Actor(Generic[RoleT]):
                 raise Rejected(503, "overloaded", "too much is waiting here; try again later")
             if not self.acts():
                 raise Rejected(503, "not_holder", "another copy of this actor may be acting now")
+            self._check_speaker(opened)
         except Rejected as rejected:
             self._refused("?", rejected.kind, str(rejected))
             raise
         return await self._once(opened, now_ms)
+
+    def _check_speaker(self, opened: Opened) -> None:
+        """Raise `Rejected` when a later key than the envelope's speaks for its sender."""
+        identity = opened.sender.kid
+        try:
+            self.role.lineages.check_speaker(identity, opened.lineage)
+        except Disowned as error:
+            self._tell_of_fork(identity, error)
+            raise Rejected(401, error.kind, str(error)) from error
+
+    def _heard(self, identity: str, lineage: tuple[str, ...]) -> None:
+        """A peer has acknowledged with this key; raises `Untrusted` when it may not speak."""
+        try:
+            self.role.lineages.check_speaker(identity, lineage)
+        except Disowned as error:
+            self._tell_of_fork(identity, error)
+            self.counters[f"refused.{error.kind}"] += 1
+            raise Untrusted(str(error)) from error
+        if len(lineage) > self.role.lineages.number(identity):
+            self._put(_Item(lambda role, now: role.meet(identity, lineage, now)))
+
+    def _tell_of_fork(self, identity: str, error: Disowned) -> None:
+        """Once a life in the audit record: that two keys claim to be an actor's is for a person."""
+        if isinstance(error, Forked) and identity not in self._forks_told:
+            self._forks_told.add(identity)  # bounded: only of actors whose lineage we keep
+            about, text = f"peer/{identity}", str(error)
+            self._put(_Item(lambda role, now: note(role, about, now, "KeyForked", "?", text)))
 
     async def _once(self, opened: Opened, now_ms: int) -> bytes:
         """Process an envelope unless it was taken before; then its acknowledgement is repeated."""
@@ -230,7 +296,8 @@ class Actor(Generic[RoleT]):
         window = self._windows.setdefault(kid, OrderedDict())
         self._windows.move_to_end(kid)
         if len(self._windows) > PEERS_REMEMBERED:
-            self._windows.popitem(last=False)
+            stranger, _ = self._windows.popitem(last=False)
+            self.skews.pop(stranger, None)
         known = window.get(opened.n)
         if known is None:
             known = asyncio.ensure_future(self._take(opened))
@@ -243,6 +310,10 @@ class Actor(Generic[RoleT]):
     async def _take(self, opened: Opened) -> bytes:
         def act(role: Role[Any], now: int) -> tuple[Refusal, ...]:
             refused = []
+            try:  # the turn may have heard of a later key since the envelope came in
+                role.lineages.check_speaker(opened.sender.kid, opened.lineage)
+            except Disowned as error:
+                raise Refused(error.kind, str(error)) from error
             for index, message in enumerate(opened.messages):
                 refusal = (
                     message
@@ -250,7 +321,8 @@ class Actor(Generic[RoleT]):
                     else role.receive(opened.sender, message, now)
                 )
                 if refusal is not None:
-                    refused.append(Refusal(index, refusal.code, refusal.reason, refusal.retry))
+                    refused.append(replace(refusal, index=index))
+            role.meet(opened.sender.kid, opened.lineage, now)
             return tuple(refused)
 
         try:
@@ -386,7 +458,13 @@ class Actor(Generic[RoleT]):
                 self._drop_poison(items, item, error)
                 return False
         for key in due:
-            self.role.woken(key, now)
+            try:
+                self.role.woken(key, now)
+            except Exception:
+                log.exception("%s: the timer of %s broke; it waits", self.party.name, key[1])
+                self._postponed[key] = now + BROKEN_TIMER_TICKS
+                self._begin_anew(items)
+                return False
         self.role.settle(now)
         return True
 
@@ -395,6 +473,9 @@ class Actor(Generic[RoleT]):
         items.remove(poison)
         poison.error = error
         _answer(poison)
+        self._begin_anew(items)
+
+    def _begin_anew(self, items: list[_Item]) -> None:
         for item in items:
             item.outcome, item.error = None, None
         self._queue[:0] = items
@@ -427,14 +508,21 @@ class Actor(Generic[RoleT]):
             tick, kind, key = heapq.heappop(self._timers)
             if self._wakes.get((kind, key)) == tick:
                 del self._wakes[kind, key]
+                self._postponed.pop(key, None)
                 due.append(key)
         return due
 
     # Performing -------------------------------------------------------------------------------
 
+    def _perform_all(self) -> None:
+        for kind, key, kept in self.role.kept():
+            self._perform_for(kind, key, kept)
+
     def _perform(self, batch: Batch) -> None:
+        if (restored.KIND, restored.KEY) in batch.changed and not self.role.held:
+            self._perform_all()  # what was held is due
         for (kind, key), value in batch.changed.items():
-            if kind != "unit":
+            if kind in SPEAKING:
                 self._perform_for(kind, key, value)
             for changed in self._watchers.get(key, ()):
                 changed.set()
@@ -448,11 +536,16 @@ class Actor(Generic[RoleT]):
         for kid, line in kept.lines.items():
             if line.unacked or kid in self.couriers:
                 self._courier(kid).put(kind, key, line.unacked)
+        if self.role.held:
+            return  # nothing is run or woken before an operator confirms
         if kind == "lease":
             self.handling.update(key, kept.work)
-        if kept.wake is not None and self._wakes.get((kind, key)) != kept.wake:
-            self._wakes[kind, key] = kept.wake
-            heapq.heappush(self._timers, (kept.wake, kind, key))
+        if kept.wake is None:
+            return
+        due = max(kept.wake, self._postponed.get(key, 0))
+        if self._wakes.get((kind, key)) != due:
+            self._wakes[kind, key] = due
+            heapq.heappush(self._timers, (due, kind, key))
             self._stirred.set()
 
     def _courier(self, kid: str) -> Courier:
@@ -467,6 +560,7 @@ class Actor(Generic[RoleT]):
                 self.entropy,
                 self._deliveries,
                 self.acts,
+                self._heard,
             )
             self.couriers[kid] = courier
         return courier

@@ -10,22 +10,29 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import msgspec
 from msgspec.structs import replace
 from sortedcontainers import SortedDict
 
+from shirako.actors import accounts
+from shirako.actors.accounts import Accounts
+from shirako.actors.convicting import conflict_of
 from shirako.actors.role import Kept, Refused, Role
 from shirako.core import authority as machine
 from shirako.core import messages
+from shirako.core.account import Entry
 from shirako.core.authority import (
     Assign,
     Assigned,
     Quarantine,
     Release,
     RetryAsked,
+    Settle,
+    Settled,
     SiteLease,
     SiteState,
     Spent,
@@ -36,14 +43,17 @@ from shirako.core.authority import (
     Unspend,
 )
 from shirako.core.calendar import Calendar
-from shirako.core.claims import CHAINS_MAX, Claim, Party, Ticket, Unfit, check_chain
-from shirako.core.delegation import Delegation, pushed
-from shirako.core.machine import Event, IllegalTransition, Key, Me
+from shirako.core.claims import CHAINS_MAX, Chain, Claim, Party, Ticket, Unfit, check_chain
+from shirako.core.conflict import Conflict
+from shirako.core.delegation import Delegation, capacity, pushed
+from shirako.core.machine import Event, IllegalTransition, Key, Me, say
 from shirako.core.messages import Message
 from shirako.core.policy import Assignment, Wanted
 from shirako.core.properties import fault, name_fault, ssh_key_fault
 from shirako.core.terms import Term
-from shirako.trust import PublicKey, Untrusted
+from shirako.trust import PublicKey, Untrusted, digest
+
+SUSPECT_CHARACTERS_MAX = 500
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,6 +65,13 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     owner: Key | None = None
     quarantined: str = ""
     """Why it is not handed out; empty when it is fit."""
+    drained: str = ""
+    """Why no lease gets it any more, though one that has it keeps it; empty: nobody said so."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it may be handed out."""
+        return self.owner is None and not self.quarantined and not self.drained
 
 
 class Authority(Role[SiteLease]):
@@ -63,6 +80,8 @@ class Authority(Role[SiteLease]):
         "lease": SiteLease,
         "unit": Unit,
         "delegation": Delegation,
+        **accounts.KINDS,
+        "conflict": Conflict,
     }
 
     def __init__(
@@ -87,8 +106,11 @@ class Authority(Role[SiteLease]):
         self.delegations: dict[str, Delegation] = {}
         self.free: dict[str, SortedDict[int, str]] = {}
         self._order = {name: number for number, name in enumerate(self.units)}
-        self._redeemed: dict[str, Key] = {}
-        """`jti` of every claim that was redeemed or voided here -> its reservation (rule 1)."""
+        self.accounts = Accounts(self._note)
+        self.conflicts: dict[Key, Conflict] = {}
+        """Proofs that we made, by (broker's thumbprint, `jti` of the claim it sold too much of)."""
+        self._redeemed: dict[tuple[str, str], Key] = {}
+        """(issuer, `jti`) of each claim that was redeemed or voided -> its reservation (rule 1)."""
         self._spending: dict[str, Calendar] = {}
         """Digest of a claim -> what of it is redeemed, per instant (rule 4)."""
         self._held: dict[str, dict[Key, None]] = {}
@@ -98,7 +120,13 @@ class Authority(Role[SiteLease]):
     # Books ------------------------------------------------------------------------------------
 
     def keep(self, kind: str, key: Key, value: Any) -> None:
-        if kind == "unit":
+        value = self.numbered(kind, key, value)
+        if kind in accounts.KINDS:
+            self.accounts.load(value)
+        elif kind == "conflict":
+            self.conflicts[key] = value
+            self._note(kind, key, value)
+        elif kind == "unit":
             if value.name in self._order:  # a unit that has left the descriptor is remembered only
                 self.units[value.name] = value
             self.batch.changed[kind, key] = value
@@ -110,6 +138,9 @@ class Authority(Role[SiteLease]):
             super().keep(kind, key, value)
             self._hold(value)
 
+    def _note(self, kind: str, key: Key, value: Any) -> None:
+        self.batch.changed[kind, key] = value
+
     def find(self, kind: str, key: Key) -> Any:
         return self.delegations.get(key[1]) if kind == "delegation" else super().find(kind, key)
 
@@ -118,13 +149,15 @@ class Authority(Role[SiteLease]):
         self.parties.setdefault(record.broker.kid, record.broker)
 
     def loaded(self) -> None:
+        self.accounts.loaded()
         kinds = dict.fromkeys(unit.type for unit in self.units.values())
         self.free = {kind: SortedDict() for kind in kinds}
         for unit in self.units.values():
             self._offer(unit)
         for lease in self.leases.values():
+            for claim in lease.claims:
+                self._redeemed[claim.name] = lease.key
             for spent in lease.spent:
-                self._redeemed[spent.jti] = lease.key
                 if not lease.receipt:  # the receipt gave the capacity back, whatever came later
                     self._spend(spent)
         super().loaded()
@@ -138,8 +171,8 @@ class Authority(Role[SiteLease]):
         return max(record.term.end, record.last_end)
 
     def forget(self, key: Key) -> None:
-        for spent in self.leases[key].spent:
-            self._redeemed.pop(spent.jti, None)  # its claim has expired by now
+        for spent in self.leases[key].claims:
+            self._redeemed.pop(spent.name, None)  # its claim has expired by now
         super().forget(key)
 
     def delivered(self, kind: str, key: Key, peer: str, n: int) -> Kept | None:
@@ -171,6 +204,16 @@ class Authority(Role[SiteLease]):
             case Unspend():
                 for spent in effect.spent:
                     self._unspend(spent, effect.tick)
+            case Settle():
+                self._settle(key, effect.kept, now)
+
+    def _settle(self, key: Key, kept: int, now: int) -> None:
+        lease = self.leases[key]
+        postings = tuple(
+            self.accounts.post(claim.parent, Entry(claim.jti, claim.term.end, kept), now)
+            for claim in lease.claims
+        )
+        self.apply(lease, Settled(now=now, postings=postings), "site")
 
     def _assign(self, key: Key, wanted: Assign, now: int) -> None:
         lease = self.leases[key]
@@ -199,7 +242,7 @@ class Authority(Role[SiteLease]):
         Epochs follow the clock, so that they do not repeat after an old ledger was restored.
         """
         unit = self.units[name]
-        if unit.owner is not None or unit.quarantined:
+        if not unit.idle:
             raise AssertionError(f"the policy gave out {name}, which is not free")
         unit = replace(unit, owner=owner, epoch=max(unit.epoch + 1, now))
         self._keep_unit(unit)
@@ -231,6 +274,10 @@ class Authority(Role[SiteLease]):
             self.apply(lease, UnitLost(now=now, unit=name, epoch=unit.epoch, reason=reason), by)
         elif not unit.quarantined:
             self._keep_unit(replace(unit, quarantined=reason))
+
+    def suspect(self, name: str, reason: str) -> None:
+        """No further lease gets the unit until it was cleared; one that has it keeps it."""
+        self._keep_unit(replace(self.units[name], quarantined=reason[:SUSPECT_CHARACTERS_MAX]))
 
     def fresh_epoch(self, name: str, now: int) -> int:
         """A new epoch for a unit that is no lease's, to act on it in the site's own name.
@@ -265,13 +312,23 @@ class Authority(Role[SiteLease]):
                 self.apply(lease, UnitCleaned(now=now, unit=name), "site")
         self._serve_held(unit.type, now)
 
+    def drain(self, name: str, reason: str) -> None:
+        """Give it to no lease any more; one that has it keeps it to its end."""
+        self._keep_unit(replace(self.units[name], drained=reason))
+
+    def undrain(self, name: str, now: int) -> None:
+        """Hand it out again, first to who waits."""
+        unit = replace(self.units[name], drained="")
+        self._keep_unit(unit)
+        self._serve_held(unit.type, now)
+
     def _keep_unit(self, unit: Unit) -> None:
         self.keep("unit", ("", unit.name), unit)
         self._offer(unit)
 
     def _offer(self, unit: Unit) -> None:
         free, number = self.free[unit.type], self._order[unit.name]
-        if unit.owner is None and not unit.quarantined:
+        if unit.idle:
             free[number] = unit.name
         else:
             free.pop(number, None)
@@ -295,7 +352,7 @@ class Authority(Role[SiteLease]):
         self.check_room()
         claims, spent = self._check_ticket(sender, message.rid, message.ticket, now)
         if isinstance(message, messages.Redeem):
-            self._check_unspent(spent, claims)
+            self._check_unspent(spent, message.ticket, now)
         leaf = claims[0][-1]
         if leaf.extends:
             raise Refused("unfit", "an extension is good for extending a live lease only")
@@ -315,10 +372,14 @@ class Authority(Role[SiteLease]):
         )
         if isinstance(message, messages.Redeem):
             record = self._configured(record, message)
-            for one in spent:
+            revoked = self._revoked_above(spent, claims)
+            if revoked is not None:
+                why, proof = revoked.why_revoked, revoked.revocation
+                record = replace(record, refusal=why, revocation=proof)
+            for one in spent if revoked is None else ():
                 self._spend(one)
         for one in spent:
-            self._redeemed[one.jti] = record.key
+            self._redeemed[one.name] = record.key
         return record
 
     def _configured(self, record: SiteLease, message: messages.Redeem) -> SiteLease:
@@ -345,13 +406,41 @@ class Authority(Role[SiteLease]):
 
     def event_of(self, sender: PublicKey, record: SiteLease, message: Message, now: int) -> Event:
         match message:
+            case messages.Redeem() if record.state is SiteState.NASCENT and record.revocation:
+                return machine.RedeemUnfit(
+                    now=now, message=message, reason=record.refusal, revocation=record.revocation
+                )
             case messages.Redeem():
                 return machine.RedeemAsked(now=now, message=message)
             case messages.Close():
-                return machine.CloseMessage(now=now, message=message)
+                voided = self._unused(sender, record, message.ticket, now)
+                return machine.CloseMessage(now=now, message=message, voided=voided)
             case messages.ExtendLease():
-                return self._extension(sender, record, message, now)
+                event = self._extension(sender, record, message, now)
+                if isinstance(event, machine.ExtendLeaseUnfit) and event.code in _NEVER:
+                    # its guest lets go of what is refused: nobody else would give it back
+                    voided = self._unused(sender, record, message.ticket, now)
+                    return replace(event, voided=voided)
+                return event
         raise Refused("unexpected", f"an authority takes no {type(message).__name__}")
+
+    def _unused(
+        self, sender: PublicKey, record: SiteLease, ticket: Ticket, now: int
+    ) -> tuple[Spent, ...]:
+        """Claims that would extend the lease, and were not redeemed: void from now on, so that the
+        receipt gives them back, too. What proves nothing is left out: nobody gains by it."""
+        if record.state.final:
+            return ()
+        ours = {spent.jti for spent in record.spent}
+        found: dict[tuple[str, str], Spent] = {}
+        for tokens in ticket[:CHAINS_MAX]:
+            with suppress(Refused, Untrusted):
+                claims = self._check_chain(sender, record.id, tokens, now)
+                one = _spent(claims, tokens)
+                if claims[-1].extends in ours and one.name not in self._redeemed:
+                    found[one.name] = one
+        self._redeemed.update(dict.fromkeys(found, record.key))
+        return tuple(found.values())
 
     def _extension(
         self, sender: PublicKey, record: SiteLease, message: messages.ExtendLease, now: int
@@ -365,16 +454,79 @@ class Authority(Role[SiteLease]):
         try:
             claims, spent = self._check_ticket(sender, record.id, message.ticket, now)
             self._check_extension(record, claims)
-            self._check_unspent(spent, claims)
-        except (Refused, Untrusted) as error:
-            code = error.code if isinstance(error, Refused) else "untrusted"
-            return machine.ExtendLeaseUnfit(now=now, message=message, code=code, reason=str(error))
+            self._check_unspent(spent, message.ticket, now)
+        except Untrusted as error:
+            return machine.ExtendLeaseUnfit(
+                now=now, message=message, code="untrusted", reason=str(error)
+            )
+        except Refused as refused:
+            return machine.ExtendLeaseUnfit(
+                now=now,
+                message=message,
+                code=refused.code,
+                reason=str(refused),
+                conflict=refused.conflict,
+            )
+        revoked = self._revoked_above(spent, claims)
+        if revoked is not None:
+            return machine.ExtendLeaseUnfit(
+                now=now,
+                message=message,
+                code="revoked",
+                reason=revoked.why_revoked,
+                revocation=revoked.revocation,
+            )
+        if self.held:
+            now = min(now, record.term.end - 1)  # no term is over before the hold is
         if now < record.term.end:
             for one in spent:
                 self._spend(one)
-                self._redeemed[one.jti] = record.key
+                self._redeemed[one.name] = record.key
         end = max(chain[-1].term.end for chain in claims)
         return machine.ExtendLeaseAsked(now=now, message=message, spent=spent, end=end)
+
+    # After a restore --------------------------------------------------------------------------
+
+    def ask_around(self, now: int) -> None:
+        """Guests know of extensions that the backup does not."""
+        for lease in list(self.leases.values()):
+            if lease.state is SiteState.ACTIVE:
+                asked = messages.Failed(
+                    rid=lease.id,
+                    holder=lease.guest.kid,
+                    answers=0,
+                    code=messages.RESTORED,
+                    reason="this site was restored from a backup: redeem once more what you have",
+                )
+                self.keep("lease", lease.key, say(lease, lease.guest.kid, asked))
+
+    def said_again(self, sender: PublicKey, record: SiteLease, message: Message, now: int) -> bool:
+        """A live lease is redeemed or extended by claims that it has: the snapshot answers.
+
+        Among them may be claims that a restored site has forgotten: those extend the lease.
+        """
+        if not isinstance(message, messages.Redeem | messages.ExtendLease):
+            return False
+        if record.state is not SiteState.ACTIVE or not 1 <= len(message.ticket) <= CHAINS_MAX:
+            return False
+        known = {spent.name for spent in record.spent}
+        leaves = [self.verifier.chain(chain)[-1] for chain in message.ticket]
+        rest = tuple(
+            chain
+            for chain, leaf in zip(message.ticket, leaves, strict=True)
+            if (leaf.issuer, leaf.jti) not in known
+        )
+        if not rest:
+            self.keep("lease", record.key, machine.told_again(record, message.n))
+            return True
+        if isinstance(message, messages.ExtendLease):
+            return False
+        extending = messages.ExtendLease(
+            rid=record.id, holder=record.guest.kid, n=message.n, ticket=rest
+        )
+        event = self._extension(sender, record, extending, now)
+        self.apply(record, event, self.name_of(sender.kid))
+        return True
 
     # Claims -----------------------------------------------------------------------------------
 
@@ -396,7 +548,8 @@ class Authority(Role[SiteLease]):
                 raise Refused("unfit", "the chains of the ticket leave a gap or overlap")
             if (after.units, after.type) != (before.units, before.type):
                 raise Refused("unfit", "the chains of the ticket differ in units or type")
-        return chains, tuple(_spent(chain) for chain in chains)
+        tokens = {chain[-1].digest: tokens for chain, tokens in zip(chains, ticket, strict=True)}
+        return chains, tuple(_spent(chain, tokens[chain[-1].digest]) for chain in chains)
 
     def _check_chain(
         self, sender: PublicKey, rid: str, chain: tuple[str, ...], now: int
@@ -408,6 +561,10 @@ class Authority(Role[SiteLease]):
             raise Refused("unfit", str(error)) from error
         if len(claims) < 2 or claims[0].jti not in self.delegations:
             raise Refused("unfit", "the root claim is not one of this site's delegations")
+        if digest(self.delegations[claims[0].jti].chain[0]) != claims[0].digest:
+            # an old key of ours that leaked could sign others in the name of this delegation
+            raise Refused("unfit", "the root claim is not the one that this site has signed")
+        self.check_signers(claims[1:], now, self._spending)
         if leaf.holder.kid != sender.kid:
             raise Refused("stolen", "the ticket is somebody else's: its holder's key is not yours")
         if leaf.reservation != rid:
@@ -418,21 +575,63 @@ class Authority(Role[SiteLease]):
             raise Refused("unfit", f"this site has no pool of {leaf.type}")
         return claims
 
-    def _check_unspent(self, spent: tuple[Spent, ...], claims: list[tuple[Claim, ...]]) -> None:
-        for one, chain in zip(spent, claims, strict=True):
-            if one.jti in self._redeemed:
+    def _check_unspent(self, spent: tuple[Spent, ...], ticket: Ticket, now: int) -> None:
+        roots = {digest(chain[0]): chain[0] for chain in ticket}
+        for one in spent:
+            tokens = (roots[one.ancestors[0].digest], *one.tokens)
+            if one.name in self._redeemed:
                 raise Refused("spent", "the ticket was redeemed before")
-            for parent in chain[:-1]:
-                calendar = self._spending.get(parent.digest)
+            for number, ancestor in enumerate(one.ancestors, 1):
+                calendar = self._spending.get(ancestor.digest)
                 if calendar is None:
                     continue
                 ahead = Term(max(one.term.start, calendar.term.start), one.term.end)
                 if calendar.free(ahead) < one.units:
-                    raise Refused(
-                        "oversold",
-                        f"with this ticket more of the claim {parent.jti} would be redeemed than "
-                        f"its {parent.units} units; the broker sold too much",
-                    )
+                    self._refuse_oversold(tokens, tokens[:number], ahead, now)
+
+    def _refuse_oversold(self, tokens: Chain, above: Chain, term: Term, now: int) -> NoReturn:
+        """More would be redeemed below the last claim of `above` than it is worth (rule 4)."""
+        sold = self.verifier.chain(above)[-1]
+        others = [
+            (above[0], *spent.tokens)
+            for lease in self.leases.values()
+            for spent in lease.spent
+            if spent.tokens and any(a.digest == sold.digest for a in spent.ancestors)
+        ]
+        ahead = Term(max(term.start, now), term.end)
+        conflict = conflict_of([tokens, *others], above, ahead, self.accounts, self.verifier)
+        reason = (
+            f"with this ticket more of the claim {sold.jti} would be redeemed than its "
+            f"{sold.units} units; {sold.holder.name or sold.holder.kid} sold too much"
+        )
+        if conflict is not None:
+            self.keep("conflict", (sold.holder.kid, sold.jti), conflict)
+        raise Refused("conflict" if conflict else "oversold", reason, conflict=conflict)
+
+    def _revoked_above(
+        self, spent: tuple[Spent, ...], claims: list[tuple[Claim, ...]]
+    ) -> Delegation | None:
+        """The delegation that was revoked, or has shrunk too far to honour these claims (rule 14).
+
+        None: all that they ask for is still given.
+        """
+        for one, chain in zip(spent, claims, strict=True):
+            delegation = self.delegations[chain[0].jti]
+            if delegation.revoked is None:
+                continue
+            asked = sum(
+                other.units
+                for other, beside in zip(spent, claims, strict=True)
+                if beside[0].jti == chain[0].jti and other.term.meets(one.term)
+            )
+            left = capacity(chain[:1], delegation.revoked)
+            calendar = self._spending.get(chain[0].digest)
+            if calendar is not None:
+                ahead = Term(max(one.term.start, calendar.term.start), one.term.end)
+                left -= calendar.capacity - calendar.free(ahead)
+            if left < asked:
+                return delegation
+        return None
 
     def _check_extension(self, record: SiteLease, claims: list[tuple[Claim, ...]]) -> None:
         """An extension claim covers exactly `[old end, new end)` (rule 4)."""
@@ -479,7 +678,7 @@ class Authority(Role[SiteLease]):
             raise Refused("stranger", "this site knows no such broker", field="to")
         if delegation.type not in self.free:
             raise Refused("unknown_type", f"no pool of {delegation.type}", field="type")
-        self._check_delegable(delegation)
+        self.check_delegable(delegation)
         claim = Claim(
             jti=delegation.id,
             issuer=self.me.party.kid,
@@ -495,19 +694,21 @@ class Authority(Role[SiteLease]):
         self.keep("delegation", made.key, made)
         return made
 
-    def _check_delegable(self, wanted: Delegation) -> None:
+    def check_delegable(self, wanted: Delegation) -> None:
         """Delegations together never exceed the pool, at any instant.
 
         One that allows overbooking says openly that not all of it can be had at once: it weighs
-        its units divided by that factor, here as in the descriptor.
+        its units divided by that factor, here as in the descriptor. One that has shrunk weighs what
+        is left of it, and what is redeemed of it beyond that. Raises `Refused`.
         """
         pool = sum(1 for unit in self.units.values() if unit.type == wanted.type)
         calendar = Calendar(pool, wanted.term)
         for other in self.delegations.values():
-            if other.type == wanted.type:
-                calendar.restore(_weight(other), other.term)
+            if other.type == wanted.type and other.id != wanted.id:
+                for units, term in self.weights(other):
+                    calendar.restore(units, term)
         free = calendar.free(wanted.term)
-        if _weight(wanted) > free:
+        if weight(wanted) > free:
             raise Refused(
                 "too_many",
                 f"{wanted.units} units of {wanted.type} can not be delegated: the pool has {pool}, "
@@ -515,15 +716,38 @@ class Authority(Role[SiteLease]):
                 field="units",
             )
 
+    def weights(self, delegation: Delegation) -> Iterator[tuple[int, Term]]:
+        """Units of the pool that a delegation takes, and when: to be added up."""
+        yield weight(delegation), delegation.term
+        calendar = self.redeemed(delegation)
+        if delegation.revoked is None or calendar is None:
+            return
+        left = int(delegation.revoked.units * delegation.overbooking)
+        for (tick, booked), (end, _) in itertools.pairwise(calendar.steps()):
+            if booked > left:
+                yield booked - left, Term(tick, end)
 
-def _weight(delegation: Delegation) -> int:
-    return math.ceil(delegation.units / delegation.overbooking)
+    def redeemed(self, delegation: Delegation) -> Calendar | None:
+        """What of a delegation is redeemed, per instant; None: nothing is."""
+        return self._spending.get(digest(delegation.chain[0]))
 
 
-def _spent(chain: tuple[Claim, ...]) -> Spent:
+_NEVER = ("revoked", "conflict", "oversold")
+"""Refusals of a sound extension that will not be honoured later, either."""
+
+
+def weight(delegation: Delegation) -> int:
+    """Units of the pool that it takes: what is left of it, less what may be overbooked."""
+    revoked = delegation.revoked
+    units = delegation.units if revoked is None else revoked.units
+    return math.ceil(units / delegation.overbooking)
+
+
+def _spent(chain: tuple[Claim, ...], tokens: Chain) -> Spent:
     leaf = chain[-1]
     return Spent(
         jti=leaf.jti,
+        tokens=tokens[1:],
         issuer=leaf.issuer,
         units=leaf.units,
         term=leaf.term,

@@ -15,10 +15,23 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec.structs import replace
 
+from shirako.actors import accounts
+from shirako.actors.accounts import Accounts
+from shirako.actors.restored import Restored
 from shirako.actors.role import Kept, Refused, Role
+from shirako.clock import utc
 from shirako.core import broker as machine
 from shirako.core import messages
-from shirako.core.broker import Allocate, BrokerLease, BrokerState, Denied, Free, Grant, Granted
+from shirako.core.broker import (
+    Allocate,
+    BrokerLease,
+    BrokerState,
+    Denied,
+    Free,
+    Grant,
+    Granted,
+    Revoked,
+)
 from shirako.core.calendar import Calendar
 from shirako.core.claims import (
     CHAIN_LENGTH_MAX,
@@ -26,10 +39,11 @@ from shirako.core.claims import (
     Claim,
     Party,
     Receipt,
+    Revocation,
     Unfit,
     check_chain,
 )
-from shirako.core.delegation import Delegation, pushed
+from shirako.core.delegation import Delegation, capacity, pushed
 from shirako.core.exchange import Line
 from shirako.core.machine import Event, Key, Me
 from shirako.core.messages import NAME_CHARACTERS_MAX, Message
@@ -47,6 +61,7 @@ class Broker(Role[BrokerLease]):
         "lease": BrokerLease,
         "delegation": Delegation,
         "given": Delegation,
+        **accounts.KINDS,
     }
 
     def __init__(
@@ -69,6 +84,10 @@ class Broker(Role[BrokerLease]):
         self.shares: dict[str, list[Share]] = {}
         self.sites: dict[str, None] = {}
         """Thumbprints of the sites that our delegations are rooted at."""
+        self.accounts = Accounts(self._note)
+        """Of the claims that we sell out of: which receipts we have, as our tickets cite them."""
+        self._roots: dict[str, str] = {}
+        """Digest of a claim that we sell out of -> the site that it is rooted at."""
         self._claims: dict[str, Claim] = {}
         """Delegation id -> the verified claim that its chain ends in."""
         self._undecided: list[tuple[Key, Allocate]] = []
@@ -76,12 +95,18 @@ class Broker(Role[BrokerLease]):
     # Books ------------------------------------------------------------------------------------
 
     def keep(self, kind: str, key: Key, value: Any) -> None:
-        if kind in ("delegation", "given"):
+        value = self.numbered(kind, key, value)
+        if kind in accounts.KINDS:
+            self.accounts.load(value)
+        elif kind in ("delegation", "given"):
             (self.given if kind == "given" else self.delegations)[value.id] = value
             self.batch.changed[kind, key] = value
             self.acknowledged.pop((kind, key), None)
         else:
             super().keep(kind, key, value)
+
+    def _note(self, kind: str, key: Key, value: Any) -> None:
+        self.batch.changed[kind, key] = value
 
     def find(self, kind: str, key: Key) -> Any:
         if kind == "given":
@@ -89,8 +114,12 @@ class Broker(Role[BrokerLease]):
         return self.delegations.get(key[1]) if kind == "delegation" else super().find(kind, key)
 
     def loaded(self) -> None:
+        self.accounts.loaded()
         for delegation in self.delegations.values():
             self._open_share(delegation)
+        # a delegation that came anew has another chain than what was sold out of it before
+        for chain in {grant.chain[:-1]: None for grant in self._grants()}:
+            self._note_root(chain)
         self._restore()
         super().loaded()
 
@@ -121,11 +150,16 @@ class Broker(Role[BrokerLease]):
         claims = self.verifier.chain(delegation.chain)
         claim = claims[-1]
         self._claims[delegation.id] = claim
+        self._note_root(delegation.chain)
         self.sites[claims[0].issuer] = None
-        capacity = int(claim.units * claim.overbooking)
-        share = Share(delegation=delegation.id, calendar=Calendar(capacity, claim.term))
+        units = capacity(claims, delegation.revoked)
+        share = Share(delegation=delegation.id, calendar=Calendar(units, claim.term))
         others = [s for s in self.shares.get(delegation.type, []) if s.delegation != delegation.id]
         self.shares[delegation.type] = [*others, share]
+
+    def _note_root(self, chain: Chain) -> None:
+        claims = self.verifier.chain(chain)
+        self._roots[claims[-1].digest] = claims[0].issuer
 
     def _grants(self) -> Iterator[Grant]:
         return (grant for lease in self.leases.values() for grant in lease.grants)
@@ -148,6 +182,38 @@ class Broker(Role[BrokerLease]):
             share = self.share(given.source) if of in (None, given.source) else None
             if share is not None:
                 share.calendar.restore(given.weight, given.term)
+        for delegation, end in self.unsold().items():
+            share = self.share(delegation) if of in (None, delegation) else None
+            if share is not None and end > share.calendar.term.start:
+                # whole, for what the backup knows may have been given back and sold once more
+                rest = Term(share.calendar.term.start, end)
+                share.calendar.restore(share.calendar.capacity, rest)
+
+    # After a restore --------------------------------------------------------------------------
+
+    def sold_until(self) -> Mapping[str, int]:
+        return {delegation.id: delegation.term.end for delegation in self.delegations.values()}
+
+    def unsold(self) -> Mapping[str, int]:
+        """Until when nothing of a delegation is sold, by its id: more of it may be sold than is
+        known, since this broker was restored."""
+        return {} if self.restored is None else self.restored.unsold
+
+    def keep_restored(self, known: Restored) -> None:
+        super().keep_restored(known)
+        for delegation in self.delegations.values():
+            self._open_share(delegation)
+        self._restore()
+
+    def said_again(
+        self, sender: PublicKey, record: BrokerLease, message: Message, now: int
+    ) -> bool:
+        """A guest that was restored asks once more for the ticket that it was given."""
+        asked = isinstance(message, messages.TicketRequest)
+        if not asked or record.state is not BrokerState.TICKETED:
+            return False
+        self.keep("lease", record.key, machine.told_again(record, message.n))
+        return True
 
     # Decisions --------------------------------------------------------------------------------
 
@@ -210,9 +276,8 @@ class Broker(Role[BrokerLease]):
     ) -> None:
         event: Event
         if isinstance(decision, Declined):
-            event = Denied(
-                now=now, code=decision.code, reason=decision.reason, offer=decision.offer
-            )
+            reason = decision.reason + self._why_less(lease.type, asked.term.start)
+            event = Denied(now=now, code=decision.code, reason=reason, offer=decision.offer)
         else:
             grants = tuple(
                 self._grant(lease, asked, number, delegation, decision.units, term)
@@ -223,6 +288,14 @@ class Broker(Role[BrokerLease]):
             resource = self.delegations[grants[0].delegation].resource
             event = Granted(now=now, grants=grants, resource=resource, offer=decision.offer)
         self.apply(lease, event, "policy")
+
+    def _why_less(self, kind: str, start: int) -> str:
+        """What a refusal adds where this broker sells less than it holds."""
+        shares = self.shares.get(kind, ())
+        until = max((self.unsold().get(share.delegation, 0) for share in shares), default=0)
+        if until <= start:
+            return ""
+        return f"; restored from a backup, this broker sells no more of some until {utc(until)}"
 
     def _grant(
         self,
@@ -248,6 +321,7 @@ class Broker(Role[BrokerLease]):
             parent=digest(held.chain[-1]),
             reservation=lease.id,
             extends=asked.extends,
+            account=self.accounts.place(digest(held.chain[-1])),
         )
         chain: Chain = (*held.chain, self.me.sign_claim(claim))
         return Grant(delegation=delegation, units=units, term=term, jti=jti, chain=chain)
@@ -257,6 +331,10 @@ class Broker(Role[BrokerLease]):
     def newcomer(self, sender: PublicKey, message: Message, now: int) -> BrokerLease | None:
         if isinstance(message, messages.UpdateTicket):
             self._take_delegation(sender, message, now)
+            return None
+        if isinstance(message, messages.Relinquish) and sender.kid in self.sites:
+            if message.receipt:  # for a lease that is forgotten: it has its place all the same
+                self._settled(self.verifier.receipt(message.receipt, sender), ())
             return None
         if message.holder != sender.kid or sender.kid not in self.guests:
             raise Refused("stranger", "this broker deals with the guests of its descriptor only")
@@ -316,16 +394,49 @@ class Broker(Role[BrokerLease]):
             case messages.ExtendTicket():
                 return machine.ExtendTicketAsked(now=now, message=message)
             case messages.Relinquish():
-                receipt = self._receipt(record, message) if message.receipt else None
+                receipt = self._receipt(sender, record, message) if message.receipt else None
+                if receipt is not None and receipt.issuer != sender.kid:
+                    self.check_signer(receipt.issuer, message.receipt)
+                settled = self._settled(receipt, record.grants) if receipt else {}
                 return machine.Relinquished(
-                    now=now, message=message, sender=sender.kid, receipt=receipt
+                    now=now,
+                    message=message,
+                    sender=sender.kid,
+                    receipt=receipt,
+                    settled=settled,
                 )
         raise Refused("unexpected", f"a broker takes no {type(message).__name__}")
 
-    def _receipt(self, record: BrokerLease, message: messages.Relinquish) -> Receipt | None:
+    def _settled(self, receipt: Receipt, grants: tuple[Grant, ...]) -> dict[str, int]:
+        """Take the receipt's places in our accounts; returns what of these grants they settle:
+        `jti` -> units that were not freed. What no account says, or says for a part of the term
+        only, is not freed: with nothing to show for it, we would seem to sell it twice (rule 3).
+
+        Raises `Refused` while earlier receipts are still under way.
+        """
+        ends = {grant.jti: grant.term.end for grant in grants}
+        settled: dict[str, int] = {}
+        ours = [p for p in receipt.postings if self._roots.get(p.parent) == receipt.issuer]
+        # what was taken of these since the backup does not come again, nor fits what comes next
+        restored = (self.delegations[name] for name in self.unsold() if name in self.delegations)
+        lost = {digest(delegation.chain[-1]) for delegation in restored}
+        if self.accounts.are_early([p for p in ours if p.parent not in lost]):
+            raise Refused("early", "receipts before this one have not come yet", retry=True)
+        for posting in ours:
+            entry = posting.entry
+            if self.accounts.follow(posting) and entry.end >= ends.get(entry.jti, entry.end + 1):
+                settled[entry.jti] = min(entry.kept, settled.get(entry.jti, entry.kept))
+        return settled
+
+    def _receipt(
+        self, sender: PublicKey, record: BrokerLease, message: messages.Relinquish
+    ) -> Receipt | None:
         """The receipt, if it is of the site that our grants rest on and for this lease (rule 2)."""
         if not record.grants:
-            return None  # already given back: the second copy of the same receipt
+            # already given back; a site's receipt has its place in our accounts all the same
+            if sender.kid not in self.sites:
+                return None
+            return self.verifier.receipt(message.receipt, sender)
         # our own delegation's chain, verified long ago; the grant itself we have signed
         root = self.verifier.chain(record.grants[0].chain[:1])[0]
         if root.site is None:
@@ -362,10 +473,12 @@ class Broker(Role[BrokerLease]):
             digest="",
             parent=digest(held.chain[-1]),
             overbooking=wanted.overbooking,
+            account=self.accounts.place(digest(held.chain[-1])),
         )
         chain: Chain = (*held.chain, self.me.sign_claim(claim))
         resource = {**held.resource, **wanted.resource}
-        made = pushed(replace(wanted, chain=chain, source=source, resource=resource))
+        made = replace(wanted, chain=chain, source=source, resource=resource)
+        made = pushed(replace(made, revocation=held.revocation, revoked=held.revoked))
         self.keep("given", made.key, made)
         share = self.share(source)
         if share is not None:
@@ -430,6 +543,42 @@ class Broker(Role[BrokerLease]):
             resource=message.properties,
             lines={sender.kid: line.took(message.n)},
         )
+        known = held.revoked if held is not None else None
+        if held is not None and known is not None and known.digest == claims[0].digest:
+            delegation = delegation.after(held.revocation, known)
+        if message.revocation:
+            said = self._revocation(claims[0], message.revocation)
+            delegation = delegation.after(message.revocation, said)
         self.keep("delegation", delegation.key, delegation)
         self._open_share(delegation)
         self._restore(delegation.id)
+        self._pass_on(delegation, known, now)
+
+    def _revocation(self, root: Claim, token: str) -> Revocation:
+        """What the site says of its root claim; raises `Refused` or `Untrusted`."""
+        if root.site is None:
+            raise Refused("untrusted", "the chain has no site")
+        said = self.verifier.revocation(token, self.verifier.key(root.site.x))
+        if said.digest != root.digest:
+            raise Refused("untrusted", "the revocation is of another claim")
+        return said
+
+    def _pass_on(self, held: Delegation, known: Revocation | None, now: int) -> None:
+        """Tell of a revocation who holds what was carved out of it (rule 14): brokers below, and
+        guests, when nothing is left of it."""
+        said = held.revoked
+        if said is None or said == known:
+            return
+        for given in list(self.given.values()):
+            if given.chain[:1] != held.chain[:1]:
+                continue
+            told = given.after(held.revocation, said)
+            if told is not given:
+                self.keep("given", told.key, pushed(told))
+        if said.units:
+            return
+        event = Revoked(now=now, revocation=held.revocation, reason=held.why_revoked)
+        for lease in list(self.leases.values()):
+            out_of = {grant.delegation for grant in lease.grants}
+            if lease.state is BrokerState.TICKETED and out_of == {held.id}:
+                self.apply(lease, event, "site")

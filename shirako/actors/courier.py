@@ -23,7 +23,7 @@ from shirako.transport.envelope import (
     read_acknowledgement,
     seal,
 )
-from shirako.trust import PrivateKey, PublicKey, Untrusted
+from shirako.trust import PrivateKey, PublicKey, Untrusted, lineage_of
 
 LOAD_MESSAGES_MAX = 64
 """Messages in one of our envelopes. Fewer than a peer would take: while it works on the first of
@@ -70,8 +70,12 @@ class Courier:
         entropy: Entropy,
         delivered: Callable[[list[Delivery]], None],
         acts: Callable[[], bool],
+        heard: Callable[[str, tuple[str, ...]], None] = lambda _peer, _lineage: None,
     ) -> None:
-        """`acts`: whether we may speak now, asked before each attempt."""
+        """`acts`: whether we may speak now, asked before each attempt.
+
+        `heard`: told with which key the peer acknowledges; raises `Untrusted` for a retired one.
+        """
         self._key = key
         self._peer = peer
         self._peer_key = PublicKey(peer.x)
@@ -80,6 +84,7 @@ class Courier:
         self._entropy = entropy
         self._delivered = delivered
         self._acts = acts
+        self._heard = heard
         self._waiting: dict[tuple[str, Key], _Waiting] = {}
         self._task: asyncio.Task[None] | None = None
         self._number = 0
@@ -172,6 +177,7 @@ class Courier:
         try:
             answer = await self._transport.post(self._peer.url, envelope)
             taken = read_acknowledgement(answer, self._peer_key, self._key.public.kid, self._number)
+            self._heard(self._peer.kid, lineage_of(answer.decode("ascii")))
         except (Unreachable, Untrusted) as error:
             self._note_trouble(str(error))
             return False

@@ -108,6 +108,8 @@ class Probing:
     def _standing(self, name: str) -> Standing | None:
         """A unit to look at. One in quarantine is out of use: its release looks at it."""
         role = self._actor.role
+        if role.held:  # what its books say of a unit may be long over
+            return None
         return None if role.units[name].quarantined else standing(role, name)
 
     async def _visit(self, name: str, interval: float) -> None:

@@ -68,7 +68,12 @@ class Report:
 async def reconcile(
     actor: Actor[Authority], performer: SitePerformer, *, dry_run: bool, by: str
 ) -> Report:
-    """Compare ledger, directory and nodes, each way; mend what differs unless it is a dry run."""
+    """Compare ledger, directory and nodes, each way; mend what differs unless it is a dry run.
+
+    Raises `Refused` when it should mend while the actor is held after a restore.
+    """
+    if not dry_run:
+        actor.role.check_not_held()
     return await _Reconciliation(actor, performer, by).run(dry_run=dry_run)
 
 
@@ -82,6 +87,7 @@ async def fit_again(
     """
     if not actor.role.units[name].quarantined:
         return
+    actor.role.check_not_held()
     async with actor.handling.alone_with(name):
         job = await actor.submit(lambda role, now: _begin_release(role, performer, name, now, by))
         if job is None:

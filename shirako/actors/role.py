@@ -7,16 +7,22 @@ thrown away and a new one is loaded (rule 15).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
+from shirako.actors import lineages, restored
+from shirako.actors.lineages import Lineages
+from shirako.actors.restored import Restored
+from shirako.clock import utc
 from shirako.core import messages
-from shirako.core.claims import Party
+from shirako.core.claims import Claim, Party
+from shirako.core.conflict import Conflict
 from shirako.core.exchange import Arrival, Line
+from shirako.core.lineage import Disowned, Retired
 from shirako.core.machine import (
     Event,
     HandlerEnded,
@@ -31,12 +37,14 @@ from shirako.core.machine import (
     step,
 )
 from shirako.core.messages import NAME_CHARACTERS_MAX, Message
+from shirako.core.properties import UNPRINTABLE
 from shirako.ledger import Entry, Write
-from shirako.transport.envelope import Refusal
-from shirako.trust import PublicKey, Untrusted, Verifier
+from shirako.transport.envelope import REASON_CHARACTERS_MAX, Refusal
+from shirako.trust import PublicKey, Untrusted, Verifier, lineage_of
 
 RECORDS_MAX = 500_000
 """Live records and tombstones; beyond it new requests are refused as `overloaded` (BOUNDED)."""
+HELD = "restored from a backup, this actor waits for its operator's confirmation: try again later"
 TOMBSTONE_TICKS = 3600
 """How long a closed record still answers after its term and the skew are over."""
 
@@ -75,15 +83,25 @@ R = TypeVar("R", bound=Record)
 class Refused(Exception):
     """A message or command is not taken. `retry`: the same may be taken later.
 
-    `field` names what of a command is wrong, for people.
+    `field` names what of a command is wrong, for people. `conflict` proves that a broker sold more
+    than it holds.
     """
 
-    def __init__(self, code: str, reason: str, *, retry: bool = False, field: str = "") -> None:
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        *,
+        retry: bool = False,
+        field: str = "",
+        conflict: Conflict | None = None,
+    ) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
         self.retry = retry
         self.field = field
+        self.conflict = conflict
 
 
 class Role(Generic[R]):
@@ -102,22 +120,34 @@ class Role(Generic[R]):
         self.parties: dict[str, Party] = dict(pinned)
         """Pinned parties, and those that tickets endorsed: whom we can send to."""
         self.leases: dict[Key, R] = {}
+        self.lineages = Lineages()
         self.batch = Batch()
         self.skews_ms: dict[str, int] = {}
         """Milliseconds that each peer's clock is ahead of ours, as its envelopes show."""
         self.acknowledged: dict[tuple[str, Key], None] = {}
         """Things of which only deliveries are not stored yet, in order; see `flush`."""
+        self.restored: Restored | None = None
+        """Where the ledger is from a backup: what is known of that."""
+        self._numbers_after = 0
+        """Messages have larger numbers than this; see `shirako.actors.restored`."""
 
     # Loading ----------------------------------------------------------------------------------
 
     def load(self, kind: str, key: str, body: bytes) -> None:
         """Take one stored thing into memory; `loaded` is called after the last one."""
+        if kind == restored.KIND:
+            self.restored = restored.decode(body)
+            return
+        if kind == lineages.KIND:
+            self.lineages.load(_split(key)[0], msgspec.json.decode(body, type=lineages.Seen))
+            return
         value = msgspec.json.decode(body, type=self.kinds[kind])
         self.keep(kind, _split(key), value)
 
     def loaded(self) -> None:
         """All is in memory: the batch of changes that loading made up is no change."""
         self.batch = Batch()
+        self._numbers_after = self.restored.numbers_after if self.restored else 0
 
     def kept(self) -> Iterator[tuple[str, Key, Kept]]:
         """Everything that may have something to send, run or wake, for recovery."""
@@ -126,11 +156,20 @@ class Role(Generic[R]):
 
     def keep(self, kind: str, key: Key, value: Any) -> None:
         """Note a new or changed thing, in memory and in the batch."""
+        value = self.numbered(kind, key, value)
         if kind == "lease":
             self.leases[key] = value
             self.learn(value)
         self.batch.changed[kind, key] = value
         self.acknowledged.pop((kind, key), None)
+
+    def numbered(self, kind: str, key: Key, value: Any) -> Any:
+        """The thing with numbers on its messages that were never used, also after a restore."""
+        if not self._numbers_after or not getattr(value, "lines", None):
+            return value
+        known = self.find(kind, key)
+        before = {} if known is None else known.lines
+        return replace(value, lines=restored.renumbered(before, value.lines, self._numbers_after))
 
     def learn(self, record: R) -> None:
         """Remember the parties that a record names, as addresses to send to."""
@@ -144,6 +183,49 @@ class Role(Generic[R]):
     def take_batch(self) -> Batch:
         batch, self.batch = self.batch, Batch()
         return batch
+
+    # After a restore --------------------------------------------------------------------------
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing may end or be sold until an operator confirms what was restored."""
+        return self.restored is not None and not self.restored.confirmed
+
+    def keep_restored(self, known: Restored) -> None:
+        self.restored, self._numbers_after = known, known.numbers_after
+        self.batch.changed[restored.KIND, restored.KEY] = known
+
+    def begin_restored(self, now_ms: int, now: int) -> None:
+        """The first turn on a ledger from a backup; again, it changes nothing."""
+        if self.restored is None or self.restored.begun:
+            return
+        self.keep_restored(restored.begun(self.restored, now_ms, self.sold_until()))
+        note = f"from a backup of {utc(self.restored.taken):%Y-%m-%d %H:%M:%S}Z"
+        self.batch.entries.append(
+            Entry(lease="ledger", tick=now, what="Restored", by="restore", note=note)
+        )
+        self.ask_around(now)
+
+    def sold_until(self) -> Mapping[str, int]:
+        """Until when more may be sold of each delegation than the backup knows, by its id."""
+        return {}
+
+    def ask_around(self, now: int) -> None:
+        """Ask peers for what the backup does not know; what they answer is taken while held."""
+
+    def said_again(self, sender: PublicKey, record: R, message: Message, now: int) -> bool:
+        """Whether a new number asks for what there is already, or tells to: one of the two ends
+        was restored. It is dealt with then, outside the table."""
+        return False
+
+    def check_not_held(self) -> None:
+        """Raise `Refused` while an operator has not confirmed what was restored."""
+        if self.held:
+            raise Refused("held", HELD, retry=True)
+
+    def _check_held(self, message: Message, *, known: bool) -> None:
+        if self.held and restored.has_to_wait(message, known=known):
+            self.check_not_held()
 
     # Stepping ---------------------------------------------------------------------------------
 
@@ -202,9 +284,9 @@ class Role(Generic[R]):
         try:
             self._receive(sender, message, now)
         except Refused as refused:
-            return Refusal(0, refused.code, refused.reason, refused.retry)
+            return Refusal(0, refused.code, refused.reason, refused.retry, refused.conflict)
         except Untrusted as error:
-            return Refusal(0, "untrusted", str(error))
+            return Refusal(0, "untrusted", str(error)[:REASON_CHARACTERS_MAX])
         return None
 
     def _receive(self, sender: PublicKey, message: Message, now: int) -> None:
@@ -212,9 +294,12 @@ class Role(Generic[R]):
             raise Refused("invalid", "n: messages are numbered from 1")
         if not 1 <= len(message.rid) <= NAME_CHARACTERS_MAX >= len(message.holder):
             raise Refused("invalid", f"rid, holder: 1 to {NAME_CHARACTERS_MAX} characters")
+        if UNPRINTABLE.search(message.rid) or UNPRINTABLE.search(message.holder):
+            raise Refused("invalid", "rid, holder: no control characters")  # no database takes NUL
         key = (message.holder, message.rid)
         record = self.leases.get(key)
         if record is None:
+            self._check_held(message, known=False)
             record = self.newcomer(sender, message, now)
             if record is None:
                 return
@@ -226,7 +311,10 @@ class Role(Generic[R]):
         if arrival is Arrival.DUPLICATE:
             self._keep_line(record, sender.kid, line.say_again(message.n))
             return
+        self._check_held(message, known=key in self.leases)
         heard = replace(record, lines={**record.lines, sender.kid: line.took(message.n)})
+        if self.said_again(sender, heard, message, now):
+            return
         event = self.event_of(sender, heard, message, now)
         try:
             self.apply(heard, event, self.name_of(sender.kid))
@@ -305,6 +393,47 @@ class Role(Generic[R]):
             self.apply(replace(record, wake=None), Woken(now=now), "clock")
         except IllegalTransition:
             self.keep("lease", key, replace(record, wake=None))
+
+    def meet(self, identity: str, lineage: tuple[str, ...], now: int) -> None:
+        """Remember with which key an actor speaks, if we have to do with it: it is for good."""
+        if identity not in self.parties:
+            return
+        for one, seen in self.lineages.meet(identity, lineage).items():
+            self.batch.changed[lineages.KIND, (one, "")] = seen
+            if seen is not None:
+                text = f"speaks with key {len(seen.tokens)}; those before are retired"
+                entry = Entry(
+                    lease=f"peer/{one}",
+                    tick=now,
+                    what="KeyReplaced",
+                    by=self.name_of(one),
+                    note=text,
+                )
+                self.batch.entries.append(entry)
+
+    def check_signer(self, issuer: str, token: str) -> None:
+        """Raise `Refused` unless a verified token is signed by its issuer's key of now.
+
+        For what its issuer does not send itself, but will: then the envelope's key vouches for it.
+        """
+        try:
+            self.lineages.check_speaker(issuer, lineage_of(token))
+        except Disowned as error:
+            raise Refused(error.kind, str(error), retry=isinstance(error, Retired)) from error
+
+    def check_signers(self, claims: tuple[Claim, ...], now: int, seen: Container[str] = ()) -> None:
+        """Raise `Refused` when a claim comes too late for the key that signed it.
+
+        `seen`: digests of claims that came before the key was replaced, for all we know.
+        """
+        for claim in claims:
+            try:
+                self.lineages.check_statement(claim.issuer, claim.lineage, now)
+            except Disowned as error:
+                if claim.digest not in seen:
+                    raise Refused(error.kind, f"the claim {claim.jti}: {error}") from error
+            else:
+                self.meet(claim.issuer, claim.lineage, now)
 
     def check_room(self) -> None:
         if len(self.leases) >= RECORDS_MAX:

@@ -19,7 +19,7 @@ from shirako.core import messages
 from shirako.core.claims import Claim, Party, Ticket, Unfit, check_chain
 from shirako.core.guest import Consider, GuestLease, GuestState
 from shirako.core.machine import Event, Key, Me
-from shirako.core.messages import Message
+from shirako.core.messages import RESTORED, Message
 from shirako.core.policy import Demand, End, Extend, GoOn, Wait
 from shirako.core.terms import Term
 from shirako.transport.envelope import Refusal
@@ -27,6 +27,17 @@ from shirako.trust import PublicKey
 
 POLICY_PAUSE_TICKS = 60
 """When to ask a policy again that broke."""
+
+_AT_SITE = (
+    GuestState.REDEEMING,
+    GuestState.LEASED,
+    GuestState.JOINING,
+    GuestState.ACTIVE,
+    GuestState.EXTENDING_TICKET,
+    GuestState.ACTIVE_TICKETED,
+    GuestState.LEAVING,
+)
+"""States in which the site has the ticket, and there is no end of the lease yet."""
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +119,9 @@ class ServiceManager(Role[GuestLease]):
     # Demand -----------------------------------------------------------------------------------
 
     def carry_out(self, key: Key, effect: Any, now: int) -> None:
-        if isinstance(effect, Consider):
+        if isinstance(effect, Consider) and self.held:
+            self.keep("lease", key, replace(self.leases[key], wake=now))  # due when the hold ends
+        elif isinstance(effect, Consider):
             self._consider(key, now)
 
     def _consider(self, key: Key, now: int) -> None:
@@ -146,6 +159,54 @@ class ServiceManager(Role[GuestLease]):
             return Wait(now + POLICY_PAUSE_TICKS)
         return decision
 
+    # After a restore --------------------------------------------------------------------------
+
+    def ask_around(self, now: int) -> None:
+        for lease in list(self.leases.values()):
+            self._ask_broker_again(lease, now)
+            self._ask_site_again(self.leases[lease.key], now)
+
+    def said_again(self, sender: PublicKey, record: GuestLease, message: Message, now: int) -> bool:
+        if not isinstance(message, messages.Failed) or message.code != RESTORED:
+            return False
+        self.keep("lease", record.key, record)
+        if record.site is not None and sender.kid == record.site.kid:
+            self._ask_site_again(record, now)
+        return True
+
+    def _ask_broker_again(self, lease: GuestLease, now: int) -> None:
+        match lease.state:
+            case GuestState.TICKETING:
+                asked = machine.ask_ticket(lease, machine.Requested(now=now), self.me)
+            case GuestState.CANCELLING:
+                asked = machine.cancel(lease, machine.CloseAsked(now=now, reason=""), self.me)
+            case GuestState.EXTENDING_TICKET if lease.answer is not None:
+                end = lease.answer.asked_end
+                event = machine.ExtendAsked(now=now, end=end, least_end=end)
+                asked = machine.ask_extension(lease, event, self.me)
+            case _:
+                return
+        self._say_as(lease, asked.record)
+
+    def _ask_site_again(self, lease: GuestLease, now: int) -> None:
+        """Redeem once more what is a lease already: the site's snapshot is the answer, and what
+        the site has forgotten is in the ticket."""
+        match lease.state:
+            case GuestState.EXTENDING_LEASE:
+                asked = machine.redeem_extension(lease, machine.Unblocked(now=now), self.me)
+            case GuestState.CLOSE_WAIT:
+                event = machine.CloseAsked(now=now, reason=lease.closing)
+                asked = machine.close(lease, event, self.me)
+            case state if state in _AT_SITE:
+                asked = machine.redeem(lease, machine.Unblocked(now=now), self.me)
+            case _:
+                return
+        self._say_as(lease, asked.record)
+
+    def _say_as(self, lease: GuestLease, asked: GuestLease) -> None:
+        """Say what a step says, and leave all else as it is."""
+        self.keep("lease", lease.key, replace(self.leases[lease.key], lines=asked.lines))
+
     # Messages ---------------------------------------------------------------------------------
 
     def newcomer(self, sender: PublicKey, message: Message, now: int) -> GuestLease | None:
@@ -176,6 +237,8 @@ class ServiceManager(Role[GuestLease]):
         self, record: GuestLease, message: messages.UpdateTicket, now: int
     ) -> machine.TicketUpdated:
         if not message.ticket:
+            if message.answers and not message.closed and not message.revocation:
+                raise Refused("invalid", "a ticket without any claim")
             return machine.TicketUpdated(now=now, message=message)
         claims = self._read_ticket(record, message.ticket)
         leaves = sorted((chain[-1] for chain in claims), key=lambda leaf: leaf.term.start)
@@ -190,6 +253,24 @@ class ServiceManager(Role[GuestLease]):
             site=claims[0][0].site,
             term=term,
             units=leaves[0].units,
+            revoked=self._revoked(claims, message.revocation) if message.revocation else "",
+        )
+
+    def _revoked(self, claims: list[tuple[Claim, ...]], token: str) -> str:
+        """Why a ticket is worth nothing any more, in the words of its site; empty: it is not so.
+
+        Raises `Refused` or `Untrusted` for a revocation of something else.
+        """
+        root = claims[0][0]
+        if root.site is None:
+            raise Refused("unfit", "the ticket's chain has no site")
+        said = self.verifier.revocation(token, self.verifier.key(root.site.x))
+        if any(chain[0].digest != said.digest for chain in claims):
+            raise Refused("unfit", "the revocation is of another claim")
+        if said.units:
+            return ""
+        return "the site has revoked what the ticket rests on" + (
+            f": {said.reason}" if said.reason else ""
         )
 
     def _read_ticket(self, record: GuestLease, ticket: Ticket) -> list[tuple[Claim, ...]]:
@@ -243,6 +324,7 @@ class ServiceManager(Role[GuestLease]):
             answers=message.n,
             code=why.code,
             reason=why.reason,
+            conflict=why.conflict,
         )
         meaning = machine.Denied if peer == lease.broker.kid else machine.Refused
         if (lease.state, meaning) in self.table:

@@ -6,6 +6,7 @@ records     what those do alike with records of leases
 routes      what a route is: who may call it, what goes in, what comes out
 models      the JSON that people's programs see; views: from records to models
 stream      a lease's changes as server-sent events
+recover     the end of the hold after a restore; recovery_models: its JSON
 openapi     the description of it all, made from the routes and the models
 tokens      who may do what; problems: RFC 9457
 """

@@ -9,7 +9,7 @@ from shirako.actors.broker import Broker
 from shirako.api import models, views
 from shirako.api.granting import grant
 from shirako.api.records import key_of, select, story_of
-from shirako.api.routes import READERS, Call, Reply, Route
+from shirako.api.routes import READERS, Call, Reply, Route, among_states
 from shirako.api.tokens import TokenRole
 from shirako.clock import tick_of, utc
 from shirako.core.broker import BrokerState
@@ -44,6 +44,7 @@ class BrokerRoutes:
                 handler=self.leases,
                 summary="Tickets, by holder and id",
                 query=models.PeerLeasePage,
+                choices=among_states(BrokerState),
                 answer=models.BrokerLeases,
             ),
             read(
@@ -71,7 +72,7 @@ class BrokerRoutes:
         )
 
     async def leases(self, call: Call) -> models.BrokerLeases:
-        leases, following = select(self._actor, call, BrokerState, views.broker_lease)
+        leases, following = select(self._actor, call, views.broker_lease)
         return models.BrokerLeases(leases=leases, next=following)
 
     async def story(self, call: Call) -> models.Story:

@@ -17,9 +17,20 @@ from shirako.actors.actor import Actor
 from shirako.actors.role import Refused
 from shirako.actors.service_manager import ServiceManager
 from shirako.api import models, views
+from shirako.api.convictions import proof
 from shirako.api.problems import RETRY_SECONDS, Problem
 from shirako.api.records import record_of, story_of
-from shirako.api.routes import ANYBODY, PREFIX, Call, Reply, Route, bad, known_states, page
+from shirako.api.routes import (
+    ANYBODY,
+    PREFIX,
+    Call,
+    Header,
+    Reply,
+    Route,
+    among_states,
+    bad,
+    page,
+)
 from shirako.api.stream import Streams, watched
 from shirako.api.tokens import TokenRole
 from shirako.clock import tick_of, utc
@@ -30,7 +41,7 @@ from shirako.core.terms import FOREVER, Term
 
 EXTEND_SECONDS = 30.0
 """How long an answer to an extension is waited for before the caller is told to ask later."""
-_KEY = re.compile(r"[ -~]{1,255}\Z")
+_KEY = re.compile(r"^[ -~]{1,255}$")
 _GUEST: frozenset[TokenRole] = frozenset(("guest",))
 _BEFORE_ACTIVE = (
     GuestState.NASCENT,
@@ -40,7 +51,10 @@ _BEFORE_ACTIVE = (
     GuestState.LEASED,
     GuestState.JOINING,
 )
-_IDEMPOTENCY = {"Idempotency-Key": "The same key with the same body is the same lease"}
+_LOCATION = {"Location": "The path of the lease"}
+_IDEMPOTENCY = {
+    "Idempotency-Key": Header("The same key with the same body is the same lease", _KEY.pattern)
+}
 
 
 class GuestRoutes:
@@ -62,6 +76,7 @@ class GuestRoutes:
                 answer=models.Lease,
                 statuses={201: "Asked for", 200: "Was asked for before, with the same key"},
                 headers=_IDEMPOTENCY,
+                answer_headers={201: _LOCATION, 200: _LOCATION},
             ),
             Route(
                 method="GET",
@@ -70,6 +85,7 @@ class GuestRoutes:
                 summary="Leases, by id",
                 roles=ANYBODY,
                 query=models.LeasePage,
+                choices=among_states(GuestState),
                 answer=models.Leases,
             ),
             Route(
@@ -104,7 +120,7 @@ class GuestRoutes:
                 summary="Its changes as they come: server-sent events lease, story, end",
                 roles=ANYBODY,
                 content="text/event-stream",
-                headers={"Last-Event-ID": "Number of story lines that are known already"},
+                headers={"Last-Event-ID": Header("Number of story lines that are known already")},
             ),
             Route(
                 method="GET",
@@ -123,6 +139,7 @@ class GuestRoutes:
                 body=models.ExtendRequest,
                 answer=models.Extension,
                 statuses={200: "Granted", 202: "No answer yet: look at the lease's `answer`"},
+                answer_headers={202: {**_LOCATION, "Retry-After": "Seconds"}},
             ),
             Route(
                 method="POST",
@@ -202,7 +219,7 @@ class GuestRoutes:
         key = call.request.headers.get("Idempotency-Key")
         if key is None:
             return self._actor.entropy.fresh_id()
-        if not _KEY.match(key):
+        if not _KEY.fullmatch(key):
             raise bad("Idempotency-Key", "1 to 255 printable ASCII characters")
         return hashlib.sha256(f"{call.by}\0{key}".encode()).hexdigest()[:24]
 
@@ -210,12 +227,11 @@ class GuestRoutes:
 
     async def leases(self, call: Call) -> models.Leases:
         query: models.LeasePage = call.query
-        states = known_states(query.state, (state.value for state in GuestState))
         found = (
             (record.id, record)
             for record in self._actor.role.leases.values()
             if self._visible(record, call)
-            and (not states or record.state.value in states)
+            and (not query.state or record.state.value in query.state)
             and query.slice in (None, record.slice)
         )
         leases, following = page(found, query, lambda record: self._view(record, call))
@@ -235,7 +251,13 @@ class GuestRoutes:
 
     async def proofs(self, call: Call) -> models.Proofs:
         record = self._find(call)
-        return models.Proofs(ticket=record.ticket, lease=record.lease, receipt=record.receipt)
+        return models.Proofs(
+            ticket=record.ticket,
+            lease=record.lease,
+            receipt=record.receipt,
+            revocation=record.revocation,
+            conflict=proof(record.conflict) if record.conflict else None,
+        )
 
     # Changing ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -25,7 +25,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from shirako.core.durations import parse_duration
-from shirako.core.properties import fault, ssh_key_fault
+from shirako.core.properties import (
+    KEY,
+    PROPERTIES_MAX,
+    SSH_KEY,
+    SSH_KEYS_MAX,
+    UNPRINTABLE,
+    VALUE_CHARACTERS_MAX,
+    fault,
+    ssh_key_fault,
+)
 
 UNITS_MAX = 10_000
 TERM_SECONDS_MAX = 3650 * 86_400
@@ -36,6 +45,9 @@ NAME_PATTERN = r"^[a-z][a-z0-9.-]{0,39}$"
 _INSTANT = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:?\d\d)?\Z", re.A
 )
+
+_YEARS = r"^(197[1-9]|19[89][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])-"
+"""How a time begins, for the description: `_bounded_instant` is what decides."""
 
 
 # Values --------------------------------------------------------------------------------------
@@ -59,9 +71,10 @@ def _read_instant(value: object) -> datetime:
         raise wrong("a time is text such as 2026-12-01T10:00:00Z")
     if moment.tzinfo is None:
         raise wrong("a time without a time zone says nothing: add Z or an offset such as +01:00")
-    if not 1971 <= moment.year <= 9998:
-        raise wrong("out of range: years from 1971 to 9998 are taken")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise wrong("out of range: there is no such time in UTC") from None
 
 
 def _write_instant(moment: datetime) -> str:
@@ -77,13 +90,36 @@ Instant = Annotated[
 """An aware time, as UTC."""
 
 
+def _bounded_instant(moment: datetime) -> datetime:
+    if not 1971 <= moment.year <= 9998:
+        raise wrong("out of range: years from 1971 to 9998 are taken")
+    return moment
+
+
+AskedInstant = Annotated[
+    Instant,
+    AfterValidator(_bounded_instant),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": _YEARS}),
+]
+"""One that a client asks for: far enough from the ends of time to be reckoned with."""
+
+
+_PART = "[0-9]{1,9}"
+_DURATION = (
+    f"^ *{_PART}(d( *{_PART}h)?( *{_PART}m)?( *{_PART}s)?|h( *{_PART}m)?( *{_PART}s)?"
+    f"|m( *{_PART}s)?|s) *$"
+)
+"""The form of a duration, for the description: `parse_duration` is what decides."""
+
+
 def _read_duration(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
         return parse_duration(value)
-    except ValueError as error:
-        raise wrong(str(error)) from None
+    except ValueError:
+        # its own words repeat what was sent
+        raise wrong("a duration is written as 90s, 5m, 2h, 3d or 1h30m") from None
 
 
 def _bounded(seconds: int) -> int:
@@ -101,7 +137,7 @@ Duration = Annotated[
             "description": "Seconds, or text such as 90s, 5m, 2h, 3d, 1h30m",
             "anyOf": [
                 {"type": "integer", "minimum": 1, "maximum": TERM_SECONDS_MAX},
-                {"type": "string", "pattern": "^[0-9dhms ]+$"},
+                {"type": "string", "pattern": _DURATION},
             ],
         }
     ),
@@ -120,6 +156,11 @@ Name = Annotated[
 ]
 
 
+def _described(form: re.Pattern[str]) -> str:
+    """A pattern of ours in the dialect of JSON Schema: the whole text is meant."""
+    return f"^{form.pattern.removesuffix(chr(92) + 'Z')}$"
+
+
 def _properties(value: Mapping[str, str]) -> Mapping[str, str]:
     found = fault(value)
     if found:
@@ -127,13 +168,45 @@ def _properties(value: Mapping[str, str]) -> Mapping[str, str]:
     return value
 
 
-Properties = Annotated[dict[str, str], AfterValidator(_properties)]
+Properties = Annotated[
+    dict[str, str],
+    AfterValidator(_properties),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": PROPERTIES_MAX,
+            "propertyNames": {"pattern": _described(KEY)},
+            "additionalProperties": {
+                "type": "string",
+                "maxLength": VALUE_CHARACTERS_MAX,
+                "pattern": f"^[^{UNPRINTABLE.pattern[1:-1]}]*$",
+            },
+        }
+    ),
+]
+
+
+SshKey = Annotated[str, WithJsonSchema({"type": "string", "pattern": _described(SSH_KEY)})]
 
 
 class Inward(BaseModel):
     """What clients send."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _either(*names: str) -> dict[str, Any]:
+    """For the description: one of these fields says something, the others are null or not there."""
+    null = {"type": "null"}
+    return {
+        "oneOf": [
+            {
+                "required": [one],
+                "properties": {name: {"not": null} if name == one else null for name in names},
+            }
+            for one in names
+        ]
+    }
 
 
 class Outward(BaseModel):
@@ -156,16 +229,18 @@ class Page(Inward):
 class LeaseRequest(Inward):
     """Units of a type for a term: until `end`, or for `duration`."""
 
+    model_config = ConfigDict(json_schema_extra=_either("end", "duration"))
+
     slice: Name
     type: Name
     units: int = Field(default=1, ge=1, le=UNITS_MAX)
     least_units: int | None = Field(default=None, ge=1, le=UNITS_MAX)
     """Fewer units that will do; None: all or none."""
-    start: Instant | None = None
+    start: AskedInstant | None = None
     """None: now."""
-    end: Instant | None = None
+    end: AskedInstant | None = None
     duration: Duration | None = Field(default=None, validate_default=True)
-    ssh_keys: tuple[str, ...] = ()
+    ssh_keys: tuple[SshKey, ...] = Field(default=(), json_schema_extra={"maxItems": SSH_KEYS_MAX})
     """Public keys to log in with, as in `id_ed25519.pub`."""
     request: Properties = {}
     """Properties for the broker."""
@@ -217,9 +292,11 @@ def _check_term(start: datetime, end: datetime) -> None:
 class ExtendRequest(Inward):
     """A later end: `end` itself, or `by` so much later than the lease ends now."""
 
-    end: Instant | None = None
+    model_config = ConfigDict(json_schema_extra=_either("end", "by"))
+
+    end: AskedInstant | None = None
     by: Duration | None = Field(default=None, validate_default=True)
-    at_least: Instant | None = None
+    at_least: AskedInstant | None = None
     """An earlier end that will do as well; None: the end asked for, or no change."""
 
     @field_validator("by")
@@ -320,6 +397,8 @@ class Lease(Outward):
     reason: str = ""
     degraded: str = ""
     """Why fewer units work than were leased; empty: all of them do."""
+    revoked: str = ""
+    """Why the site gives no more of what it rests on: it runs on to its end. Empty: it does."""
     renew: bool = False
     held: tuple[Unit, ...] = ()
     answer: Extension | None = None
@@ -359,12 +438,54 @@ class Story(Outward):
     story: tuple[StoryLine, ...]
 
 
+class AccountPage(Outward):
+    """The receipts that the newest claim of a conflict cites: `[jti, end, units kept]` each."""
+
+    volume: int = 0
+    carried: tuple[tuple[str, int, int], ...] = ()
+    entries: tuple[tuple[str, int, int], ...] = ()
+
+
+class ConflictProof(Outward):
+    """Claims that can not all be honoured, for `shirako verify`."""
+
+    parent: tuple[str, ...]
+    """Tokens from the site's root claim down to the one that too much was sold of."""
+    children: tuple[str, ...]
+    """Tokens of claims below it."""
+    instant: int
+    """The tick at which they exceed it."""
+    page: AccountPage = AccountPage()
+
+
+class SiteConflict(Outward):
+    """A broker that was shown to have sold more than it holds."""
+
+    broker: str
+    """Its name."""
+    kid: str
+    claim: str
+    """`jti` of the claim that it sold too much of."""
+    type: str
+    sold: int
+    held: int
+    instant: Instant
+    conflict: ConflictProof
+
+
+class SiteConflicts(Outward):
+    conflicts: tuple[SiteConflict, ...]
+
+
 class Proofs(Outward):
     """The signed statements behind a lease, for `shirako verify`."""
 
     ticket: tuple[tuple[str, ...], ...] = ()
     lease: str = ""
     receipt: str = ""
+    revocation: str = ""
+    conflict: ConflictProof | None = None
+    """What shows that the broker sold more than it holds; there when the site has refused."""
 
 
 # The site ------------------------------------------------------------------------------------
@@ -391,12 +512,16 @@ class SiteNode(Outward):
 
     name: str
     type: str
-    state: Literal["free", "leased", "quarantined"]
+    state: Literal["free", "leased", "quarantined", "drained"]
+    """`leased` also where it is drained: until its lease ends."""
     lease: LeaseName | None = None
     guest: str | None = None
     slice: str | None = None
+    lease_end: Instant | None = None
     quarantined: str = ""
     """Why it is not handed out."""
+    drained: str = ""
+    """Why no lease gets it any more."""
     probe: SiteProbe | None = None
     epoch: int
     host: str | None = None
@@ -413,6 +538,12 @@ class QuarantineRequest(Inward):
     reason: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
     replace: bool = False
     """Also one that works for a lease: the lease gets another one as soon as there is one."""
+
+
+class DrainRequest(Inward):
+    """Why a unit is to be given to no lease any more."""
+
+    reason: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 
 
 class ReconcileRequest(Inward):
@@ -492,6 +623,8 @@ class SiteLease(Outward):
     reason: str = ""
     degraded: str = ""
     """Why fewer units work than were leased; empty: all of them do."""
+    revoked: str = ""
+    """Why nothing more is given of what it rests on; it runs on to its end."""
     broker: str
     assignments: tuple[SiteUnit, ...] = ()
 
@@ -517,9 +650,9 @@ class DelegationRequest(Inward):
     """The broker's name."""
     type: Annotated[str, Field(pattern=r"^[a-z][a-z0-9.-]{0,63}$")]
     units: int = Field(ge=1, le=100_000)
-    start: Instant | None = None
+    start: AskedInstant | None = None
     """None: now."""
-    end: Instant
+    end: AskedInstant
     overbooking: float = Field(default=1.0, ge=1.0, le=100.0, allow_inf_nan=False)
     """How many times its units the broker may sell."""
 
@@ -543,6 +676,12 @@ class Delegation(Outward):
     end: Instant
     site: str
     broker: str
+    left: int | None = None
+    """Units that the site has left of it, where it has taken some back."""
+    revoked: str = ""
+    """Why; empty where it has not."""
+    renews: str = ""
+    """At its site: the delegation that it goes on from."""
     properties: dict[str, str] = {}
     """Of the units, for guests to see."""
 
@@ -551,14 +690,81 @@ class Delegations(Outward):
     delegations: tuple[Delegation, ...]
 
 
+class RevokeRequest(Inward):
+    """Take back what was delegated, and what renews it; all of it, or all but some units."""
+
+    units: int = Field(default=0, ge=0, le=100_000)
+    """Units to leave. As many as were delegated: all is given back."""
+    reason: str = Field(default="", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+    """Told to brokers and guests."""
+    close_leases: bool = False
+    """Also end the leases that rest on it; otherwise they run on."""
+    dry_run: bool = False
+    """Tell what it would mean, and change nothing."""
+
+
+class RenewRequest(Inward):
+    """Go on with a delegation until `end`."""
+
+    end: AskedInstant
+    units: int | None = Field(default=None, ge=1, le=100_000)
+    """None: as many as are left of it now."""
+
+
+class DelegationCut(Outward):
+    """What taking units back means for one delegation."""
+
+    name: str
+    broker: str
+    """Who is told."""
+    start: Instant
+    end: Instant
+    units: int
+    """As delegated."""
+    left_before: int
+    left: int
+    redeemed: int
+    """Units in leases at this moment."""
+    unredeemed_at_most: int
+    """Units that its broker may have sold and that are in no lease: those tickets are lost."""
+
+
+class PoolUse(Outward):
+    """The units of a type, against what of them is delegated."""
+
+    type: str
+    units: int
+    fit: int
+    """Neither quarantined nor drained."""
+    delegated: int
+    """The most at any instant from now on."""
+    delegated_after: int
+
+
+class Revocation(Outward):
+    """What taking units back means, or meant."""
+
+    dry_run: bool
+    delegations: tuple[DelegationCut, ...]
+    leases: tuple[SiteLease, ...] = ()
+    """Live leases that rest on it, the first to end first."""
+    more: int = 0
+    """Further ones, which are not listed."""
+    under_way: int
+    """How many of all these are being set up, or wait for units."""
+    closed: bool
+    """These leases are ended, too."""
+    pool: PoolUse
+
+
 # The broker ----------------------------------------------------------------------------------
 
 
 class CalendarWindow(Inward):
     """The part of the calendar to show; by default all that is not over."""
 
-    start: Instant | None = None
-    end: Instant | None = None
+    start: AskedInstant | None = None
+    end: AskedInstant | None = None
 
 
 class Step(Outward):
@@ -676,6 +882,29 @@ class ClockConfirmation(Outward):
     """Further ones, which are not listed."""
 
 
+class Mirror(Outward):
+    """How far the mirror of an actor's ledger is behind."""
+
+    commits_behind: int | None
+    """None: not known yet."""
+    seconds_behind: float
+    trouble: str = ""
+    """Why it gets no further."""
+
+
+class Restored(Outward):
+    """That an actor's ledger is from a backup."""
+
+    held: bool
+    """Nothing ends, is sold or cleaned until an operator confirms it."""
+    taken: Instant
+    """The last moment that the backup knows of."""
+    begun: Instant | None = None
+    """When the actor was first started from it."""
+    confirmed: Instant | None = None
+    by: str = ""
+
+
 class Status(Outward):
     """How an actor is; a guest is told of its own leases alone."""
 
@@ -689,8 +918,12 @@ class Status(Outward):
     """Number of leases by state."""
     counters: dict[str, int] = {}
     peers: tuple[Peer, ...] = ()
+    restored: Restored | None = None
+    """Where the ledger is from a backup: what is known of that."""
     certificate_ends: Instant | None = None
     """Of the certificate that the actor shows, where it shows one."""
+    mirror: Mirror | None = None
+    """Where the ledger has a mirror."""
 
 
 class Health(Outward):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -11,8 +11,8 @@ from shirako.actors.actor import Actor
 from shirako.actors.role import Refused, Role
 from shirako.api import models, views
 from shirako.api.problems import Problem
-from shirako.api.routes import Call, known_states, page
-from shirako.core.machine import Key, Record, State
+from shirako.api.routes import Call, page
+from shirako.core.machine import Key, Record
 
 R = TypeVar("R", bound=Record)
 V = TypeVar("V", bound=BaseModel)
@@ -35,15 +35,14 @@ def record_of(role: Role[R], key: Key) -> R:
 
 
 def select(
-    actor: Actor[Any], call: Call, states: Iterable[State], view: Callable[[Any], V]
+    actor: Actor[Any], call: Call, view: Callable[[Any], V]
 ) -> tuple[tuple[V, ...], str | None]:
     """A page of a site's or broker's leases, and where the next one begins."""
     query: models.PeerLeasePage = call.query
-    wanted = known_states(query.state, (str(state.value) for state in states))
     found = (
         ("/".join(key), record)
         for key, record in actor.role.leases.items()
-        if (not wanted or record.state.value in wanted)
+        if (not query.state or record.state.value in query.state)
         and query.slice in (None, record.slice)
         and query.id in (None, record.id)
     )

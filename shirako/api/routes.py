@@ -18,7 +18,7 @@ from shirako.actors.role import Refused
 from shirako.api.models import Inward, Outward, Page
 from shirako.api.problems import Problem
 from shirako.api.tokens import Token, TokenRole
-from shirako.core.machine import IllegalTransition
+from shirako.core.machine import IllegalTransition, State
 
 BODY_BYTES_MAX = 256 * 1024
 PREFIX = "/api/v1"
@@ -60,6 +60,15 @@ class Reply:
 Handler = Callable[[Call], Awaitable[Outward | Reply | web.StreamResponse]]
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a request header does, and the pattern of those that are taken."""
+
+    text: str
+    form: str = ""
+    """Empty: one that says nothing is as good as none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """One method of one path below `/api/v1`."""
@@ -72,13 +81,19 @@ class Route:
     """Who may; empty: no token is needed."""
     body: type[Inward] | None = None
     query: type[Inward] | None = None
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Parameters of the query that take a few words only, and these."""
     answer: type[Outward] | None = None
     """None: see `content`."""
+    while_held: bool = False
+    """Whether it may change something while the actor is held after a restore."""
     content: str = "application/json"
     statuses: Mapping[int, str] = field(default_factory=lambda: {200: "Done"})
     """What a call that worked may be answered with."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Request headers that matter, and what they do."""
+    headers: Mapping[str, Header] = field(default_factory=dict)
+    """Request headers that matter."""
+    answer_headers: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """By status: headers that such an answer always has, and what they say."""
 
 
 async def read_body(request: web.Request, model: type[Inward]) -> Inward:
@@ -100,7 +115,9 @@ async def read_body(request: web.Request, model: type[Inward]) -> Inward:
         raise invalid(error) from None
 
 
-def read_query(request: web.Request, model: type[Inward]) -> Inward:
+def read_query(
+    request: web.Request, model: type[Inward], choices: Mapping[str, tuple[str, ...]]
+) -> Inward:
     """The query, valid. Raises `Problem`."""
     given: dict[str, object] = {}
     for name in request.query:
@@ -110,6 +127,8 @@ def read_query(request: web.Request, model: type[Inward]) -> Inward:
         )
         if not several and len(values) > 1:
             raise Problem(422, "invalid", f"{name}: given more than once", field=name)
+        if name in choices and not set(values) <= set(choices[name]):
+            raise bad(name, f"one of {', '.join(choices[name])}")
         given[name] = tuple(values) if several else values[0]
     try:
         return model.model_validate(given)
@@ -161,9 +180,6 @@ def page(
     return tuple(view(record) for _, record in chosen[: query.limit]), more
 
 
-def known_states(asked: Iterable[str], states: Iterable[str]) -> frozenset[str]:
-    """The states asked for; raises `Problem` for one that there is not."""
-    wanted, known = frozenset(asked), tuple(states)
-    if not wanted <= set(known):
-        raise bad("state", f"one of {', '.join(known)}")
-    return wanted
+def among_states(states: Iterable[State]) -> Mapping[str, tuple[str, ...]]:
+    """The `choices` of a listing by state."""
+    return {"state": tuple(str(state.value) for state in states)}

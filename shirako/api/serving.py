@@ -16,7 +16,7 @@ from shirako.actors.broker import Broker
 from shirako.actors.role import Refused
 from shirako.actors.service_manager import ServiceManager
 from shirako.api.broker import BrokerRoutes
-from shirako.api.edge import within_time
+from shirako.api.edge import from_here, within_time
 from shirako.api.guest import GuestRoutes
 from shirako.api.openapi import document
 from shirako.api.problems import CONTENT_TYPE, RETRY_SECONDS, Problem
@@ -26,6 +26,7 @@ from shirako.api.status import StatusRoutes
 from shirako.api.stream import Streams
 from shirako.api.tokens import Token, Tokens, TokensUnreadable
 from shirako.core.machine import IllegalTransition
+from shirako.ledger import Lag
 from shirako.transport.envelope import ENVELOPE_BYTES_MAX
 from shirako.transport.limits import Buckets, Limits
 
@@ -46,24 +47,25 @@ def application(
     *,
     limits: Limits | None = None,
     certificate_ends: Callable[[], datetime] | None = None,
+    lag: Callable[[], Lag] | None = None,
 ) -> web.Application:
     """The REST API of `actor`; `descriptor` adds what it says of a site's units.
 
     `upkeep` is for an authority, which needs it. `certificate_ends` tells the end of the one that
-    is shown, where one is.
+    is shown, where one is; `lag` how far the ledger's mirror is behind, where it has one.
 
     Other routes may be added: refusals in them are answered in the same form.
     """
     limits = limits or Limits()
     app = web.Application(
-        middlewares=[_in_one_form(actor), within_time(actor, limits)],
+        middlewares=[_in_one_form(actor), within_time(actor, limits), from_here(actor)],
         client_max_size=ENVELOPE_BYTES_MAX,
     )
     gate = _Gate(actor, tokens, limits)
-    streams = Streams(actor, tokens)
+    streams = Streams(actor, tokens, limits)
     app.on_shutdown.append(streams.end)
     own = _own_routes(actor, streams, descriptor, upkeep)
-    routes = (*own, *StatusRoutes(actor, certificate_ends).routes())
+    routes = (*own, *StatusRoutes(actor, certificate_ends, lag).routes())
     for route in routes:
         app.router.add_route(route.method, PREFIX + route.path, _endpoint(route, actor, gate))
     described = web.json_response(document(actor.party.name, routes)).body
@@ -91,10 +93,12 @@ def _own_routes(
 def _endpoint(route: Route, actor: Actor[Any], gate: _Gate) -> _Endpoint:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         caller = gate.caller(request, route)
-        query = read_query(request, route.query) if route.query else None
+        query = read_query(request, route.query, route.choices) if route.query else None
         body = await read_body(request, route.body) if route.body else None
-        await actor.settled()
         try:
+            await actor.settled()
+            if route.method != "GET" and not route.while_held:
+                actor.role.check_not_held()
             answer = await route.handler(Call(request, caller, body, query))
         except (Refused, IllegalTransition) as error:
             raise refusal(error) from error

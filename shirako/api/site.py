@@ -15,11 +15,11 @@ from shirako.actors.probing import Probing
 from shirako.actors.reconciling import fit_again, reconcile
 from shirako.actors.role import Refused
 from shirako.actors.standing import standing
-from shirako.api import models, views
+from shirako.api import convictions, models, revoking, views
 from shirako.api.granting import grant
 from shirako.api.problems import Problem
 from shirako.api.records import key_of, record_of, select, story_of
-from shirako.api.routes import READERS, Call, Reply, Route
+from shirako.api.routes import READERS, Call, Reply, Route, among_states
 from shirako.api.tokens import TokenRole
 from shirako.core.authority import CloseAsked, SiteLease, SiteState
 from shirako.core.delegation import Delegation
@@ -83,17 +83,32 @@ class SiteRoutes:
                 answer=models.SiteNode,
             ),
             change(
+                path="/site/nodes/{name}/drain",
+                handler=self.drain,
+                summary="Give a unit to no lease any more; one that has it keeps it",
+                body=models.DrainRequest,
+                answer=models.SiteNode,
+            ),
+            change(
+                path="/site/nodes/{name}/undrain",
+                handler=self.undrain,
+                summary="Hand a drained unit out again",
+                answer=models.SiteNode,
+            ),
+            change(
                 path="/site/reconcile",
                 handler=self.reconcile,
                 summary="Compare ledger, directory and nodes, and mend what differs",
                 body=models.ReconcileRequest,
                 answer=models.Reconciliation,
+                while_held=True,  # as a dry run
             ),
             read(
                 path="/site/leases",
                 handler=self.leases,
                 summary="Leases, by holder and id",
                 query=models.PeerLeasePage,
+                choices=among_states(SiteState),
                 answer=models.SiteLeases,
             ),
             read(path=lease, handler=self.lease, summary="One lease", answer=models.SiteLease),
@@ -130,6 +145,8 @@ class SiteRoutes:
                 answer=models.Delegation,
                 statuses={201: "Delegated", 200: "Was delegated before, by the same name"},
             ),
+            *revoking.routes(self._actor, _ADMIN),
+            *convictions.routes(self._actor),
         )
 
     # Units ------------------------------------------------------------------------------------
@@ -181,6 +198,29 @@ class SiteRoutes:
             raise Problem(503, "unavailable", reason, retry=True) from error
         return self._node(self._actor.role.units[name])
 
+    async def drain(self, call: Call) -> models.SiteNode:
+        """The same again changes the reason, and nothing else."""
+        name, reason = self._named(call), call.body.reason
+
+        def act(role: Authority, now: int) -> None:
+            if role.units[name].drained != reason:
+                role.drain(name, reason)
+                note(role, f"unit/{name}", now, "Drained", call.by, reason)
+
+        await self._actor.submit(act)
+        return self._node(self._actor.role.units[name])
+
+    async def undrain(self, call: Call) -> models.SiteNode:
+        name = self._named(call)
+
+        def act(role: Authority, now: int) -> None:
+            if role.units[name].drained:
+                role.undrain(name, now)
+                note(role, f"unit/{name}", now, "Undrained", call.by)
+
+        await self._actor.submit(act)
+        return self._node(self._actor.role.units[name])
+
     async def reconcile(self, call: Call) -> models.Reconciliation:
         if self._reconciling:
             raise Refused("busy", "somebody else reconciles just now; try again later", retry=True)
@@ -196,7 +236,7 @@ class SiteRoutes:
     # Leases -----------------------------------------------------------------------------------
 
     async def leases(self, call: Call) -> models.SiteLeases:
-        leases, following = select(self._actor, call, SiteState, views.site_lease)
+        leases, following = select(self._actor, call, views.site_lease)
         return models.SiteLeases(leases=leases, next=following)
 
     async def lease(self, call: Call) -> models.SiteLease:

@@ -15,12 +15,14 @@ from shirako.actors.audit import note
 from shirako.actors.role import Role
 from shirako.api import models
 from shirako.api.problems import Problem
+from shirako.api.recover import RecoveryRoutes, shown_restored
 from shirako.api.routes import ANYBODY, Call, Route
 from shirako.api.tokens import TokenRole
 from shirako.clock import Clock, utc
 from shirako.core.claims import Party
 from shirako.core.guest import GuestLease
 from shirako.core.machine import Key, state_of
+from shirako.ledger import Lag
 
 TURN_SECONDS = 5.0
 """Within this a healthy actor takes a turn."""
@@ -34,15 +36,21 @@ _ADMINS: Mapping[str, frozenset[TokenRole]] = MappingProxyType(
         "service-manager": frozenset(("site-admin", "broker-admin")),
     }
 )
-"""Who may tell an actor, by its role, what time it is."""
+"""Who may tell an actor, by its role, what time it is, and that a restored one may go on."""
 
 
 class StatusRoutes:
-    """`/status`, `/health`, `/clock`"""
+    """`/status`, `/health`, `/clock`, `/recovery`"""
 
-    def __init__(self, actor: Actor[Any], certificate_ends: Callable[[], datetime] | None) -> None:
+    def __init__(
+        self,
+        actor: Actor[Any],
+        certificate_ends: Callable[[], datetime] | None,
+        lag: Callable[[], Lag] | None = None,
+    ) -> None:
         self._actor = actor
         self._certificate_ends = certificate_ends
+        self._lag = lag
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -70,7 +78,9 @@ class StatusRoutes:
                 roles=_ADMINS[self._actor.role.title],
                 body=models.ClockRequest,
                 answer=models.ClockConfirmation,
+                while_held=True,
             ),
+            *RecoveryRoutes(self._actor, _ADMINS[self._actor.role.title]).routes(),
         )
 
     async def status(self, call: Call) -> models.Status:
@@ -89,7 +99,9 @@ class StatusRoutes:
             leases=dict(sorted(Counter(state_of(record).value for record in leases).items())),
             counters={} if guest else dict(sorted(self._actor.counters.items())),
             peers=() if guest else self._peers(),
+            restored=shown_restored(self._actor),
             certificate_ends=self._certificate_ends() if self._certificate_ends else None,
+            mirror=_mirror(self._lag()) if self._lag and not guest else None,
         )
 
     def _peers(self) -> tuple[models.Peer, ...]:
@@ -146,6 +158,12 @@ class StatusRoutes:
             )
 
         return await self._actor.submit(act)
+
+
+def _mirror(lag: Lag) -> models.Mirror:
+    return models.Mirror(
+        commits_behind=lag.commits, seconds_behind=round(lag.seconds, 3), trouble=lag.trouble
+    )
 
 
 def _clock(clock: Clock) -> models.Clock:

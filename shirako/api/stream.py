@@ -22,8 +22,8 @@ from shirako.api.problems import Problem
 from shirako.api.tokens import Token, Tokens, TokensUnreadable
 from shirako.core.guest import GuestLease
 from shirako.core.machine import Key, Record
+from shirako.transport.limits import Limits
 
-STREAMS_MAX = 1000
 HEARTBEAT_SECONDS = 10.0
 LOG_SECONDS = 0.5
 """How often the story is looked at while handlers run: their lines change no record."""
@@ -41,10 +41,12 @@ def watched(
 class Streams:
     """All open streams of one actor."""
 
-    def __init__(self, actor: Actor[Any], tokens: Tokens) -> None:
+    def __init__(self, actor: Actor[Any], tokens: Tokens, limits: Limits) -> None:
         self._actor = actor
         self._tokens = tokens
-        self._open: set[asyncio.Task[Any]] = set()
+        self._limits = limits
+        self._open: dict[asyncio.Task[Any], str] = {}
+        """Each with the name of its token."""
 
     async def end(self, _app: web.Application) -> None:
         """End them all: the actor stops, and would wait for them otherwise."""
@@ -55,8 +57,7 @@ class Streams:
         self, request: web.Request, key: Key, caller: Token, *, own: bool
     ) -> web.StreamResponse:
         """Stream until there is nothing more to tell. Raises `Problem` when there are too many."""
-        if len(self._open) >= STREAMS_MAX:
-            raise Problem(503, "overloaded", "too many streams are open here", retry=True)
+        self._check_room(caller)
         told = request.headers.get("Last-Event-ID", "")
         first = int(told) if told.isascii() and told.isdigit() and len(told) < 10 else 0
         response = web.StreamResponse(
@@ -68,7 +69,7 @@ class Streams:
         )
         await response.prepare(request)
         task = asyncio.ensure_future(self._write(response, key, caller, own, first))
-        self._open.add(task)
+        self._open[task] = caller.name
         try:
             await task
         except ConnectionError:
@@ -80,8 +81,16 @@ class Streams:
         except Exception:  # the answer has begun: nothing else can be said
             log.exception("%s: a stream broke", self._actor.party.name)
         finally:
-            self._open.discard(task)
+            self._open.pop(task, None)
         return response
+
+    def _check_room(self, caller: Token) -> None:
+        if list(self._open.values()).count(caller.name) >= self._limits.streams_a_token:
+            self._actor.counters["refused.streams"] += 1
+            raise Problem(429, "streams", "your token has too many streams open here", retry=True)
+        if len(self._open) >= self._limits.streams:
+            self._actor.counters["refused.streams"] += 1
+            raise Problem(503, "overloaded", "too many streams are open here", retry=True)
 
     async def _write(
         self, response: web.StreamResponse, key: Key, caller: Token, own: bool, told: int

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -34,7 +34,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: TokenRole
     actor: str | None = None
     """The only actor that takes it; None: every actor of the descriptor does."""
-    sha256: str
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     created: int
     """Tick."""
 
@@ -44,6 +44,8 @@ class TokensUnreadable(Exception):
 
 
 _decode = msgspec.json.Decoder(tuple[Token, ...]).decode
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: wrong, not UTF-8, nested too deep."""
 
 
 class Tokens:
@@ -74,7 +76,7 @@ class Tokens:
             return _decode(self.path.read_bytes())
         except OSError as error:
             raise TokensUnreadable(f"{self.path}: {error.strerror}") from error
-        except msgspec.MsgspecError as error:
+        except _UNREADABLE as error:
             raise TokensUnreadable(f"{self.path} is damaged: {error}") from error
 
     def find(self, secret: str) -> Token | None:
@@ -155,4 +157,5 @@ class Tokens:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    # a header's bytes that are no UTF-8 come as lone surrogates: they are of no token, that is all
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

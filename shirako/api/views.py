@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from typing import Literal
 
 from shirako.actors.authority import Authority
 from shirako.actors.authority import Unit as UnitRecord
 from shirako.actors.probing import Probe
 from shirako.actors.reconciling import Finding, Report
+from shirako.actors.revoking import Cut, Effect
 from shirako.api import models
 from shirako.clock import utc
 from shirako.core import authority, broker, guest, messages
 from shirako.core import delegation as granted
 from shirako.core.claims import Party
+from shirako.core.terms import FOREVER
 from shirako.ledger import Entry
 
 _PORT = re.compile(r"[0-9]{1,5}\Z", re.A)
@@ -46,6 +49,7 @@ def lease(record: guest.GuestLease, *, own: bool) -> models.Lease:
         cap=(answer.cap if answer else record.offer.cap) or "",
         reason=record.reason,
         degraded=record.degraded,
+        revoked=record.revoked,
         renew=record.renew,
         held=tuple(unit(held, own=own) for held in record.held),
         answer=answer,
@@ -118,13 +122,15 @@ def site_node(
     return models.SiteNode(
         name=record.name,
         type=record.type,
-        state="quarantined" if record.quarantined else "leased" if record.owner else "free",
+        state=_node_state(record),
         lease=models.LeaseName(holder=record.owner[0], id=record.owner[1])
         if record.owner
         else None,
         guest=_name(holder.guest) if holder else None,
         slice=holder.slice if holder else None,
+        lease_end=utc(holder.term.end) if holder else None,
         quarantined=record.quarantined,
+        drained=record.drained,
         probe=models.SiteProbe(time=utc(probe.tick), verdict=probe.verdict, note=probe.note)
         if probe
         else None,
@@ -132,6 +138,14 @@ def site_node(
         host=attributes.get("host"),
         port=attributes.get("port"),
     )
+
+
+def _node_state(record: UnitRecord) -> Literal["free", "leased", "quarantined", "drained"]:
+    if record.quarantined:
+        return "quarantined"
+    if record.owner:
+        return "leased"
+    return "drained" if record.drained else "free"
 
 
 def site_lease(record: authority.SiteLease) -> models.SiteLease:
@@ -148,6 +162,7 @@ def site_lease(record: authority.SiteLease) -> models.SiteLease:
         end=utc(record.term.end),
         reason=record.reason,
         degraded=record.degraded,
+        revoked=record.revoked,
         broker=_name(record.broker),
         assignments=tuple(
             models.SiteUnit(
@@ -207,7 +222,49 @@ def delegation(record: granted.Delegation, site: Party) -> models.Delegation:
         end=utc(record.term.end),
         site=_name(site),
         broker=_name(record.holder),
+        left=record.revoked.units if record.revoked else None,
+        revoked=record.why_revoked,
+        renews=record.renews,
         properties=record.resource,
+    )
+
+
+_UNDER_WAY = (authority.SiteState.REDEEMING, authority.SiteState.PRIMING)
+LEASES_MAX = 1000
+"""More than that nobody reads before deciding."""
+
+
+def revocation(effect: Effect, *, dry_run: bool, closed: bool) -> models.Revocation:
+    pool, kind = effect.pool, effect.cuts[0].before.type
+    return models.Revocation(
+        dry_run=dry_run,
+        delegations=tuple(map(_cut, effect.cuts)),
+        leases=tuple(map(site_lease, effect.leases[:LEASES_MAX])),
+        more=max(len(effect.leases) - LEASES_MAX, 0),
+        under_way=sum(1 for one in effect.leases if one.state in _UNDER_WAY),
+        closed=closed,
+        pool=models.PoolUse(
+            type=kind,
+            units=pool.units,
+            fit=pool.fit,
+            delegated=pool.delegated,
+            delegated_after=pool.delegated_after,
+        ),
+    )
+
+
+def _cut(cut: Cut) -> models.DelegationCut:
+    before, after = cut.before, cut.after
+    return models.DelegationCut(
+        name=before.id,
+        broker=_name(before.holder),
+        start=utc(before.term.start),
+        end=utc(before.term.end),
+        units=before.units,
+        left_before=before.revoked.units if before.revoked else before.units,
+        left=after.revoked.units if after.revoked else after.units,
+        redeemed=cut.redeemed,
+        unredeemed_at_most=cut.unredeemed,
     )
 
 
@@ -237,7 +294,8 @@ def broker_lease(record: broker.BrokerLease) -> models.BrokerLease:
 
 
 def _moment(tick: int | None) -> models.Instant | None:
-    return None if tick is None else utc(tick)
+    """Of a tick that a peer named: what it says is no reason to say nothing at all."""
+    return None if tick is None else utc(min(max(tick, 0), FOREVER))
 
 
 def _name(party: Party) -> str:

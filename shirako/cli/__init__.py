@@ -5,6 +5,7 @@ connection  which actor to talk to and how to say what it refused
 output      tables, JSON, times; waiting: following a lease until it is ready
 actors, ca, token, lease, site, broker, clock, states, verify, completion, demo, testbed   commands
 upkeep      those of `site` that keep its nodes in order
+recovery    `backup`, `restore`, `recover`
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""`shirako run`, `check`, `keys`: from a descriptor to running actors."""
+"""`shirako run` and `check`: from a descriptor to running actors."""
 
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,13 +64,11 @@ def run(descriptor: Path, names: tuple[str, ...], standby: bool, verbose: bool) 
     from shirako.assembly import run as run_actors
     from shirako.descriptor import DescriptorInvalid
     from shirako.ledger import LedgerError
+    from shirako.logs import write_to_standard_error
     from shirako.trust import Untrusted
 
     read(descriptor)
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    write_to_standard_error(verbose=verbose)
     try:
         uvloop.run(run_actors(descriptor, names, standby=standby))
     except DescriptorInvalid as invalid:
@@ -100,29 +97,3 @@ def check(descriptor: Path, as_json: bool) -> None:
         return
     names = ", ".join(f"{one['role']} {one['name']}" for one in actors)
     click.echo(f"{descriptor}: good: {names}; {len(found.edges)} edges")
-
-
-@click.command(epilog="\b\nExample:\n  shirako keys actors.xml")
-@DESCRIPTOR
-@click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
-def keys(descriptor: Path, as_json: bool) -> None:
-    """Make the keys of DESCRIPTOR's actors that are not there yet. Never overwrites one."""
-    from shirako.trust import PrivateKey, public_path
-
-    made = []
-    for actor in read(descriptor, keys=False, as_json=as_json).actors:
-        fresh = not actor.key.exists()
-        if fresh:
-            if public_path(actor.key).exists():
-                raise click.ClickException(
-                    f"{public_path(actor.key)} is there, {actor.key} is not: peers may have pinned "
-                    "it; put the private key back, or remove the public one"
-                )
-            PrivateKey.generate().write(actor.key)
-        kid = PrivateKey.read(actor.key).public.kid
-        told = {"actor": actor.name, "key": str(actor.key), "kid": kid, "made": fresh}
-        made.append(told)
-        if not as_json:
-            click.echo(f"{'made' if fresh else 'kept'}  {actor.name}  {actor.key}  {kid}")
-    if as_json:
-        click.echo(json.dumps(made, indent=2))

@@ -31,7 +31,14 @@ def show(to: Connection) -> None:
     if to.json:
         output.as_json(status.clock)
         return
-    output.facts([("actor", f"{status.role} {status.name}"), *_facts(status.clock)])
+    held = "restored from a backup: see shirako recover --dry-run"
+    output.facts(
+        [
+            ("actor", f"{status.role} {status.name}"),
+            *_facts(status.clock),
+            ("held", held if status.restored is not None and status.restored.held else ""),
+        ]
+    )
 
 
 @clock.command(

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from shirako.cli import output
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -129,7 +131,8 @@ class Connection:
             raise self._refused(problem, explain) from None
         except Unreachable as error:
             hint = _HINTS.get(error.trouble) if error.trouble else None
-            raise click.ClickException(f"{error}\n  {hint}" if hint else str(error)) from None
+            told = output.plain(str(error))
+            raise click.ClickException(f"{told}\n  {hint}" if hint else told) from None
         except ValidationError as error:
             raise misused(error) from None
 
@@ -166,7 +169,7 @@ class Connection:
         lines += explain(problem.members) if explain else []
         if problem.status == 401:
             lines.append("  give --token, set SHIRAKO_TOKEN, or ask for one: shirako token create")
-        return click.ClickException("\n".join(lines))
+        return click.ClickException("\n".join(map(output.plain, lines)))
 
 
 def misused(error: ValidationError) -> click.UsageError:

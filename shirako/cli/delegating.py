@@ -79,11 +79,13 @@ def print_delegations(to: Connection, found: tuple[Delegation, ...]) -> None:
             one.site,
             one.broker,
             one.type,
-            one.units,
+            one.units if one.left is None else f"{one.left} of {one.units}",
             f"{one.overbooking:g}",
             output.short(one.start),
             output.short(one.end),
+            one.revoked or (f"renews {one.renews}" if one.renews else ""),
         )
         for one in found
     ]
-    output.table(("NAME", "SITE", "BROKER", "TYPE", "UNITS", "OVERBOOKING", "START", "END"), rows)
+    headings = ("NAME", "SITE", "BROKER", "TYPE", "UNITS", "OVERBOOKING", "START", "END", "NOTE")
+    output.table(headings, rows)

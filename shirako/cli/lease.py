@@ -341,6 +341,7 @@ def _print_lease(to: Connection, found: Lease) -> None:
             ("slice", found.slice),
             ("state", found.state),
             ("degraded", found.degraded),
+            ("revoked", found.revoked),
             ("units", granted),
             ("starts", output.both(found.start)),
             ("ends", f"{output.both(found.end)}{left}"),

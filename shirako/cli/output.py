@@ -16,6 +16,8 @@ from shirako.clock import RealClock
 from shirako.core.durations import format_duration
 
 _CONTROL = dict.fromkeys((*range(32), *range(127, 160)))
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}
+"""Controls that JSON does not escape by itself."""
 
 
 def plain(text: str) -> str:
@@ -47,7 +49,8 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
 
 def as_json(value: Any) -> None:
     """Models, or lists of them, as indented JSON."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False)
+    click.echo(text.translate(_ESCAPED))
 
 
 def _plain(value: Any) -> Any:

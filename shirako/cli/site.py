@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shirako.cli import output
+from shirako.cli.conflicts import conflicts
 from shirako.cli.connection import Connection, connected
 from shirako.cli.delegating import delegating, delegation_of, print_delegations
+from shirako.cli.revoking import drain, renew, revoke, undrain
 from shirako.cli.upkeep import quarantine, reconcile, release
 
 if TYPE_CHECKING:
@@ -24,17 +26,25 @@ def site() -> None:
 
 
 site.add_command(quarantine)
+site.add_command(conflicts)
 site.add_command(release)
 site.add_command(reconcile)
+site.add_command(revoke)
+site.add_command(renew)
+site.add_command(drain)
+site.add_command(undrain)
 
 
 @site.command(epilog="\b\nExample:\n  shirako site nodes --state quarantined")
-@click.option("--state", type=click.Choice(("free", "leased", "quarantined")))
+@click.option("--state", type=click.Choice(("free", "leased", "quarantined", "drained")))
 @connected
 def nodes(to: Connection, *, state: str | None) -> None:
-    """List the units: free, leased (to whom), quarantined (why), and what the last look found."""
+    """List the units: free, leased (to whom), quarantined or drained (why), and what the last look
+    found. A drained unit keeps the lease that it has; `--state drained` lists it, too."""
     found = to.run(lambda client: client.nodes())
-    found = tuple(one for one in found if state in (None, one.state))
+    found = tuple(
+        one for one in found if state in (None, one.state) or (state == "drained" and one.drained)
+    )
     if to.json:
         output.as_json(found)
         return
@@ -58,9 +68,10 @@ def nodes(to: Connection, *, state: str | None) -> None:
 
 def _why(node: SiteNode) -> str:
     """Why it is not handed out, or what is the matter with it."""
-    if node.quarantined or node.probe is None:
-        return node.quarantined
-    return node.probe.note
+    told = [node.quarantined, f"drained: {node.drained}" if node.drained else ""]
+    if not node.quarantined and node.probe is not None:
+        told.append(node.probe.note)
+    return "; ".join(one for one in told if one)
 
 
 @site.command(epilog="\b\nExample:\n  shirako site leases --state CloseFailed")
@@ -82,7 +93,7 @@ def leases(to: Connection, *, state: tuple[str, ...]) -> None:
             one.state,
             output.short(one.end),
             ",".join(a.unit for a in one.assignments if not a.swapped),
-            f"degraded: {one.degraded}" if one.degraded else one.reason,
+            f"degraded: {one.degraded}" if one.degraded else one.revoked or one.reason,
         )
         for one in found
     ]

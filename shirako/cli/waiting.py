@@ -50,6 +50,9 @@ async def _follow(client: Client, lease: str, *, until_active: bool) -> Lease:
                 now = event.lease.degraded
                 told = f"degraded: {now}" if now else "no longer degraded: all units work again"
                 click.echo(output.plain(told), err=True)
+            if event.lease.revoked and event.lease.revoked != (last.revoked if last else ""):
+                told = f"it runs on to its end, and no further: {event.lease.revoked}"
+                click.echo(output.plain(told), err=True)
             last = event.lease
             if until_active and last.state == "Active":
                 break

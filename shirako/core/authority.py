@@ -17,7 +17,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from shirako.core import messages
-from shirako.core.claims import Lease, Party, Receipt
+from shirako.core.account import Posting
+from shirako.core.claims import Chain, Lease, Party, Receipt
+from shirako.core.conflict import Conflict
 from shirako.core.machine import (
     Arrow,
     Event,
@@ -95,6 +97,18 @@ class Spent(Struct, frozen=True, kw_only=True):
     term: Term
     ancestors: tuple[Ancestor, ...]
     """Root first."""
+    tokens: Chain = ()
+    """The claims themselves below the root claim, to prove a conflict with; none once settled."""
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """What no other claim is called: an issuer may well use another one's `jti`."""
+        return (self.issuer, self.jti)
+
+    @property
+    def parent(self) -> str:
+        """Digest of the claim that this one was carved out of."""
+        return self.ancestors[-1].digest
 
 
 class SiteLease(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -105,6 +119,8 @@ class SiteLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     broker: Party
     """Who issued the ticket: gets the receipt too."""
     spent: tuple[Spent, ...] = ()
+    voided: tuple[Spent, ...] = ()
+    """Claims that would have extended the lease: given back unused when it was closed."""
     keys: tuple[str, ...] = ()
     configuration: dict[str, str] = {}
     assignments: tuple[Assignment, ...] = ()
@@ -117,12 +133,23 @@ class SiteLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Number of the guest's request that the next update answers."""
     refusal: str = ""
     """The redeem is being refused: what the Failed will say once all is torn down."""
+    revocation: str = ""
+    """The redeem is being refused because what it rests on was revoked: the signed statement."""
+    revoked: str = ""
+    """Why nothing more is given of what the lease rests on; it runs on to its end."""
     redeemed: bool = False
     """The guest was told of the lease."""
     lease: str = ""
     receipt: str = ""
+    postings: tuple[Posting, ...] = ()
+    """Of the receipt, when another one may follow."""
     last_end: int = 0
     """End of the latest claim, kept for the tombstone."""
+
+    @property
+    def claims(self) -> tuple[Spent, ...]:
+        """All that the receipt gives back."""
+        return (*self.spent, *self.voided)
 
     @property
     def live(self) -> tuple[Assignment, ...]:
@@ -155,6 +182,14 @@ class RedeemAsked(Event, frozen=True, kw_only=True):
     """A ticket that proved to be good; the record already says what it is worth."""
 
     message: messages.Redeem
+
+
+class RedeemUnfit(Event, frozen=True, kw_only=True):
+    """A ticket that is sound but not honoured: it is void now, and a receipt says so."""
+
+    message: messages.Redeem
+    reason: str
+    revocation: str = ""
 
 
 class Assigned(Event, frozen=True, kw_only=True):
@@ -199,12 +234,24 @@ class ExtendLeaseUnfit(Event, frozen=True, kw_only=True):
     message: messages.ExtendLease
     code: str
     reason: str
+    conflict: Conflict | None = None
+    revocation: str = ""
+    voided: tuple[Spent, ...] = ()
+    """Those that would extend the lease, had they been good: its receipt gives them back."""
+
+
+class Revoked(Event, frozen=True, kw_only=True):
+    """What the lease rests on was revoked, `reason` says why; or no longer is, if that is empty."""
+
+    reason: str
 
 
 class CloseMessage(Event, frozen=True, kw_only=True):
     """The guest closes, perhaps before its Redeem arrived; the record then is a new one."""
 
     message: messages.Close
+    voided: tuple[Spent, ...] = ()
+    """Claims in it that would extend the lease, and were not redeemed."""
 
 
 class CloseAsked(Event, frozen=True, kw_only=True):
@@ -217,6 +264,14 @@ class RetryAsked(Event, frozen=True, kw_only=True):
     """An admin wants the failed teardown tried again, under these fresh epochs of its units."""
 
     epochs: dict[str, int]
+
+
+class Settled(Event, frozen=True, kw_only=True):
+    """The accounts say that this lease's claims were given back, and where."""
+
+    quiet: ClassVar[bool] = True
+
+    postings: tuple[Posting, ...]
 
 
 class UnitCleaned(Event, frozen=True, kw_only=True):
@@ -257,6 +312,12 @@ class Unspend(Struct, frozen=True, kw_only=True):
     tick: int
 
 
+class Settle(Struct, frozen=True, kw_only=True):
+    """Write into the accounts that the lease's claims are given back, but for `kept` units."""
+
+    kept: int
+
+
 # Redeeming -----------------------------------------------------------------------------------
 
 
@@ -279,11 +340,11 @@ def try_again(r: SiteLease, _e: UnitsFreed, _me: Me) -> Step[SiteLease]:
     return Step(r, (_all_units(r),))
 
 
-def held_long_enough(r: SiteLease, e: Woken, me: Me) -> Step[SiteLease]:
+def held_long_enough(r: SiteLease, e: Woken, _me: Me) -> Step[SiteLease]:
     if e.now < r.term.end and e.now < r.term.start + HOLD_TICKS:
         return Step(replace(r, wake=_hold_until(r, r.term.start)), (_all_units(r),))
     reason = r.reason or "no units came free before the redeem's deadline"
-    return _settle(replace(r, refusal=reason), e.now, me)
+    return _settle(replace(r, refusal=reason), e.now)
 
 
 def prime(r: SiteLease, e: Assigned, _me: Me) -> Step[SiteLease]:
@@ -313,7 +374,7 @@ def handler_ended(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
         r = _mark(r, e.work, phase=UnitPhase.ACTIVE, outputs=e.outputs)
         return _active_if_ready(r, me)
     if e.unsuitable:
-        return _close(replace(r, refusal=f"it can not be set up: {e.message}"), e.now, me)
+        return _close(replace(r, refusal=f"it can not be set up: {e.message}"), e.now)
     return _swap(r, e, me)
 
 
@@ -359,7 +420,7 @@ def _fewer_or_none(r: SiteLease, now: int, me: Me) -> Step[SiteLease]:
     """Fewer units only if the guest said so; otherwise wholly or not at all (ATOMIC)."""
     if len(r.live) >= r.least_units:
         return _active_if_ready(r, me)
-    return _close(replace(r, refusal=f"the units could not be set up: {r.reason}"), now, me)
+    return _close(replace(r, refusal=f"the units could not be set up: {r.reason}"), now)
 
 
 # Active --------------------------------------------------------------------------------------
@@ -443,29 +504,43 @@ def extend(r: SiteLease, e: ExtendLeaseAsked, me: Me) -> Step[SiteLease]:
 
 def refuse_extension(r: SiteLease, e: ExtendLeaseUnfit, _me: Me) -> Step[SiteLease]:
     failed = messages.Failed(
-        rid=r.id, holder=r.guest.kid, answers=e.message.n, code=e.code, reason=e.reason
+        rid=r.id,
+        holder=r.guest.kid,
+        answers=e.message.n,
+        code=e.code,
+        reason=e.reason,
+        conflict=e.conflict,
+        revocation=e.revocation,
     )
-    return Step(say(replace(r, answers=e.message.n), r.guest.kid, failed))
+    r = replace(_voiding(r, e.voided), answers=e.message.n)
+    return Step(say(r, r.guest.kid, failed))
 
 
-def term_over(r: SiteLease, e: Woken, me: Me) -> Step[SiteLease]:
+def note_revocation(r: SiteLease, e: Revoked, _me: Me) -> Step[SiteLease]:
+    """The lease runs on (rule 14). Who is still waiting for it hears of it with the lease."""
+    r = replace(r, revoked=e.reason)
+    return Step(_tell_guest(r) if r.state is S.ACTIVE else r)
+
+
+def term_over(r: SiteLease, e: Woken, _me: Me) -> Step[SiteLease]:
     if e.now < r.term.end:
         return Step(replace(r, wake=r.term.end))
-    return _close(replace(r, reason="the term is over"), e.now, me)
+    return _close(replace(r, reason="the term is over"), e.now)
 
 
 # Closing -------------------------------------------------------------------------------------
 
 
-def close_by_guest(r: SiteLease, e: CloseMessage, me: Me) -> Step[SiteLease]:
-    return _close(replace(r, answers=e.message.n, reason="closed by the guest"), e.now, me)
+def close_by_guest(r: SiteLease, e: CloseMessage, _me: Me) -> Step[SiteLease]:
+    r = _voiding(r, e.voided)
+    return _close(replace(r, answers=e.message.n, reason="closed by the guest"), e.now)
 
 
-def close_by_site(r: SiteLease, e: CloseAsked, me: Me) -> Step[SiteLease]:
-    return _close(replace(r, reason=e.reason), e.now, me)
+def close_by_site(r: SiteLease, e: CloseAsked, _me: Me) -> Step[SiteLease]:
+    return _close(replace(r, reason=e.reason), e.now)
 
 
-def _close(r: SiteLease, now: int, me: Me) -> Step[SiteLease]:
+def _close(r: SiteLease, now: int) -> Step[SiteLease]:
     """Tear down every unit that was ever assigned and is not clean yet."""
     work = tuple(w for w in r.work if w.handler == "teardown")
     closing = {UnitPhase.PRIMING, UnitPhase.ACTIVE}
@@ -478,14 +553,19 @@ def _close(r: SiteLease, now: int, me: Me) -> Step[SiteLease]:
         if a.phase in closing
     )
     r = replace(r, state=S.CLOSING, assignments=assignments, work=work, wake=None)
-    return Step(r) if work else _settle(r, now, me)
+    return Step(r) if work else _settle(r, now)
 
 
 def close_again(r: SiteLease, e: CloseMessage, _me: Me) -> Step[SiteLease]:
-    return Step(replace(r, answers=e.message.n))
+    return Step(replace(_voiding(r, e.voided), answers=e.message.n))
 
 
-def teardown_ended(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
+def _voiding(r: SiteLease, voided: tuple[Spent, ...]) -> SiteLease:
+    last_end = max((s.term.end for s in voided), default=0)
+    return replace(r, voided=(*r.voided, *voided), last_end=max(r.last_end, last_end))
+
+
+def teardown_ended(r: SiteLease, e: HandlerEnded, _me: Me) -> Step[SiteLease]:
     r = replace(r, work=tuple(w for w in r.work if w != e.work))
     unit, epoch = e.work.unit, e.work.epoch
     swapped = any(a.swapped for a in r.assignments if (a.unit, a.epoch) == (unit, epoch))
@@ -506,13 +586,26 @@ def teardown_ended(r: SiteLease, e: HandlerEnded, me: Me) -> Step[SiteLease]:
         effects = (Quarantine(unit=unit, epoch=epoch, reason=reason),)
     if r.work:
         return Step(r, effects)
-    settled = _settle(r, e.now, me)
+    settled = _settle(r, e.now)
     return Step(settled.record, (*effects, *settled.effects))
 
 
-def _settle(r: SiteLease, now: int, me: Me) -> Step[SiteLease]:
-    """All is torn down or given up: the receipt, to the guest and to the broker (rule 3)."""
+def _settle(r: SiteLease, now: int) -> Step[SiteLease]:
+    """All is torn down or given up: what the lease rested on is given back."""
+    # a ticket that was never redeemed was never booked against the claims above it, and one whose
+    # teardown was tried again has a receipt already
+    booked = r.state is not S.NASCENT and not r.receipt
+    unspend = (Unspend(spent=r.spent, tick=now),) if booked else ()
+    r = replace(r, state=S.CLOSING, wake=None, work=())
+    return Step(r, (*unspend, Settle(kept=len(r.uncleaned))))
+
+
+def write_receipt(r: SiteLease, e: Settled, me: Me) -> Step[SiteLease]:
+    """The receipt, to the guest and to the broker (rule 3)."""
+    now = e.now
     failed = tuple(a.unit for a in r.uncleaned)
+    # the receipt before this one may be replaced by it on its way: no place is left out
+    postings = (*r.postings, *e.postings)
     claimed = max((s.units for s in r.spent), default=0)
     checks = sorted({check for a in r.assignments for check in a.checks})
     receipt = Receipt(
@@ -520,25 +613,30 @@ def _settle(r: SiteLease, now: int, me: Me) -> Step[SiteLease]:
         issuer=me.party.kid,
         holder=r.guest.kid,
         reservation=r.id,
-        claims=tuple(s.jti for s in r.spent),
+        claims=tuple(s.jti for s in r.claims),
         units_freed=max(claimed - len(failed), 0),
         tick=now,
         redeemed=r.redeemed,
         final=True,
         checks=tuple(checks),
         failed_units=failed,
+        postings=postings,
     )
-    # a ticket that was never redeemed was never booked against the claims above it, and one whose
-    # teardown was tried again has a receipt already
-    booked = r.state is not S.NASCENT and not r.receipt
-    effects = (Unspend(spent=r.spent, tick=now),) if booked else ()
     state = S.CLOSE_FAILED if failed else S.CLOSED
     if failed:
         r = replace(r, reason=f"teardown failed on {', '.join(failed)}")
-    r = replace(r, state=state, receipt=me.sign_receipt(receipt), wake=None, work=())
+    r = replace(
+        r,
+        state=state,
+        receipt=me.sign_receipt(receipt),
+        spent=tuple(replace(s, tokens=()) for s in r.spent),
+        voided=tuple(replace(s, tokens=()) for s in r.voided),
+    )
+    if failed:
+        r = replace(r, postings=postings)
     r = _answer_end(r)
     to_broker = messages.Relinquish(rid=r.id, holder=r.guest.kid, receipt=r.receipt)
-    return Step(say(r, r.broker.kid, to_broker), effects)
+    return Step(say(r, r.broker.kid, to_broker))
 
 
 def _answer_end(r: SiteLease) -> SiteLease:
@@ -547,9 +645,10 @@ def _answer_end(r: SiteLease) -> SiteLease:
             rid=r.id,
             holder=r.guest.kid,
             answers=r.answers,
-            code="unavailable",
+            code="revoked" if r.revocation else "unavailable",
             reason=r.refusal,
             receipt=r.receipt,
+            revocation=r.revocation,
         )
         return say(r, r.guest.kid, failed)
     update = messages.UpdateLease(
@@ -564,9 +663,15 @@ def _answer_end(r: SiteLease) -> SiteLease:
     return say(r, r.guest.kid, update)
 
 
-def void(r: SiteLease, e: CloseMessage, me: Me) -> Step[SiteLease]:
+def void(r: SiteLease, e: CloseMessage, _me: Me) -> Step[SiteLease]:
     """A Close that overtook its Redeem, or of a ticket never redeemed: void it, say so."""
-    return _settle(replace(r, answers=e.message.n, reason="never redeemed"), e.now, me)
+    return _settle(replace(r, answers=e.message.n, reason="never redeemed"), e.now)
+
+
+def refuse_redeem(r: SiteLease, e: RedeemUnfit, _me: Me) -> Step[SiteLease]:
+    """Void it at once: the guest is rid of it, and the broker has its receipt."""
+    r = replace(r, answers=e.message.n, refusal=e.reason, revocation=e.revocation)
+    return _settle(r, e.now)
 
 
 def answer_from_tombstone(r: SiteLease, e: RedeemAsked | CloseMessage, _me: Me) -> Step[SiteLease]:
@@ -591,7 +696,7 @@ def retry_teardown(r: SiteLease, e: RetryAsked, _me: Me) -> Step[SiteLease]:
     return Step(r)
 
 
-def cleaned_after_all(r: SiteLease, e: UnitCleaned, me: Me) -> Step[SiteLease]:
+def cleaned_after_all(r: SiteLease, e: UnitCleaned, _me: Me) -> Step[SiteLease]:
     """What is left to tear down there is no more: nobody has to try that again."""
     dirty = (UnitPhase.FAILED, UnitPhase.CLOSING)
     assignments = tuple(
@@ -602,7 +707,7 @@ def cleaned_after_all(r: SiteLease, e: UnitCleaned, me: Me) -> Step[SiteLease]:
         return Step(r)
     work = tuple(w for w in r.work if w.unit != e.unit)
     r = replace(r, assignments=assignments, work=work, reason=f"{e.unit} was cleaned after all")
-    return Step(r) if r.work else _settle(r, e.now, me)
+    return Step(r) if r.work else _settle(r, e.now)
 
 
 # Shared --------------------------------------------------------------------------------------
@@ -629,6 +734,11 @@ def _with_lease_token(r: SiteLease, me: Me) -> SiteLease:
     return replace(r, lease=me.sign_lease(lease))
 
 
+def told_again(r: SiteLease, n: int) -> SiteLease:
+    """The snapshot, in answer to request `n` for what the guest has: one of them was restored."""
+    return _tell_guest(replace(r, answers=n))
+
+
 def _tell_guest(r: SiteLease) -> SiteLease:
     update = messages.UpdateLease(
         rid=r.id,
@@ -640,6 +750,7 @@ def _tell_guest(r: SiteLease) -> SiteLease:
         ),
         reason=r.reason,
         degraded=r.degraded,
+        revoked=r.revoked,
     )
     return say(r, r.guest.kid, update)
 
@@ -648,19 +759,19 @@ def _tell_guest(r: SiteLease) -> SiteLease:
 
 _A = Arrow[SiteLease]
 _ENDED = (S.CLOSED, S.CLOSE_FAILED)
-_CLOSING = (S.CLOSING, *_ENDED)
 
 TABLE: Table[SiteLease] = {
     (S.NASCENT, RedeemAsked): _A(take_redeem, (S.REDEEMING,)),
-    (S.NASCENT, CloseMessage): _A(void, (S.CLOSED,)),
+    (S.NASCENT, RedeemUnfit): _A(refuse_redeem, (S.CLOSING,)),
+    (S.NASCENT, CloseMessage): _A(void, (S.CLOSING,)),
     (S.REDEEMING, Assigned): _A(prime, (S.PRIMING,)),
     (S.REDEEMING, Unassigned): _A(hold, (S.REDEEMING,)),
     (S.REDEEMING, UnitsFreed): _A(try_again, (S.REDEEMING,)),
-    (S.REDEEMING, Woken): _A(held_long_enough, (S.REDEEMING, S.CLOSED)),
-    (S.PRIMING, HandlerEnded): _A(handler_ended, (S.PRIMING, S.ACTIVE, *_CLOSING)),
+    (S.REDEEMING, Woken): _A(held_long_enough, (S.REDEEMING, S.CLOSING)),
+    (S.PRIMING, HandlerEnded): _A(handler_ended, (S.PRIMING, S.ACTIVE, S.CLOSING)),
     (S.PRIMING, Assigned): _A(prime_another, (S.PRIMING,)),
-    (S.PRIMING, Unassigned): _A(no_other, (S.PRIMING, S.ACTIVE, *_CLOSING)),
-    (S.PRIMING, Woken): _A(term_over, (S.PRIMING, *_CLOSING)),
+    (S.PRIMING, Unassigned): _A(no_other, (S.PRIMING, S.ACTIVE, S.CLOSING)),
+    (S.PRIMING, Woken): _A(term_over, (S.PRIMING, S.CLOSING)),
     (S.ACTIVE, UnitLost): _A(unit_lost, (S.ACTIVE,)),
     (S.ACTIVE, HandlerEnded): _A(replacement_ended, (S.ACTIVE,)),
     (S.ACTIVE, Assigned): _A(prime_another, (S.ACTIVE,)),
@@ -668,18 +779,23 @@ TABLE: Table[SiteLease] = {
     (S.ACTIVE, UnitsFreed): _A(replace_lost, (S.ACTIVE,)),
     (S.ACTIVE, ExtendLeaseAsked): _A(extend, (S.ACTIVE,)),
     (S.ACTIVE, ExtendLeaseUnfit): _A(refuse_extension, (S.ACTIVE,)),
-    (S.ACTIVE, Woken): _A(term_over, (S.ACTIVE, *_CLOSING)),
+    (S.ACTIVE, Woken): _A(term_over, (S.ACTIVE, S.CLOSING)),
     **{
-        (state, event): _A(action, _CLOSING)
+        (state, event): _A(action, (S.CLOSING,))
         for state in (S.REDEEMING, S.PRIMING, S.ACTIVE)
         for event, action in ((CloseMessage, close_by_guest), (CloseAsked, close_by_site))
     },
-    (S.CLOSING, HandlerEnded): _A(teardown_ended, _CLOSING),
+    **{
+        (state, Revoked): _A(note_revocation, (state,))
+        for state in (S.REDEEMING, S.PRIMING, S.ACTIVE)
+    },
+    (S.CLOSING, HandlerEnded): _A(teardown_ended, (S.CLOSING,)),
+    (S.CLOSING, Settled): _A(write_receipt, _ENDED),
     (S.CLOSING, CloseMessage): _A(close_again, (S.CLOSING,)),
     (S.CLOSING, ExtendLeaseUnfit): _A(refuse_extension, (S.CLOSING,)),
     (S.CLOSE_FAILED, RetryAsked): _A(retry_teardown, (S.CLOSING,)),
-    (S.CLOSE_FAILED, UnitCleaned): _A(cleaned_after_all, _ENDED),
-    (S.CLOSING, UnitCleaned): _A(cleaned_after_all, _CLOSING),
+    (S.CLOSE_FAILED, UnitCleaned): _A(cleaned_after_all, (S.CLOSING, S.CLOSE_FAILED)),
+    (S.CLOSING, UnitCleaned): _A(cleaned_after_all, (S.CLOSING,)),
     **{
         (state, event): _A(answer_from_tombstone, (state,))
         for state in _ENDED

@@ -74,6 +74,9 @@ class Relinquished(Event, frozen=True, kw_only=True):
     message: messages.Relinquish
     sender: str
     receipt: Receipt | None
+    settled: dict[str, int] = {}
+    """What of the receipt is in the accounts that we follow, and so may be sold again: `jti` of a
+    claim -> units of it that were not freed."""
 
 
 class Granted(Event, frozen=True, kw_only=True):
@@ -90,6 +93,13 @@ class Denied(Event, frozen=True, kw_only=True):
     code: str
     reason: str
     offer: Offer = Offer()
+
+
+class Revoked(Event, frozen=True, kw_only=True):
+    """The site has revoked what the whole ticket rests on: `revocation` says so, `reason` why."""
+
+    revocation: str
+    reason: str
 
 
 # Effects -------------------------------------------------------------------------------------
@@ -187,47 +197,44 @@ def take_back(r: BrokerLease, e: Relinquished, _me: Me) -> Step[BrokerLease]:
         if not r.grants:
             return Step(_closed(replace(r, state=S.CLOSED, wake=None)))
         return Step(_answer(r, r.ticket, Offer()))
-    freed, kept, effects = _freed(r, e.receipt, e.now)
-    r = replace(r, grants=kept)
-    if not e.receipt.final and kept:
-        term = Term(r.term.start, max(g.term.end for g in kept))
-        return Step(replace(r, term=term, wake=term.end), effects)
-    if not freed:
+    if not any(grant.jti in e.settled for grant in r.grants):
         return Step(r)
+    left, effects = _freed(r, e.receipt, e.settled, e.now)
+    if not e.receipt.final and left:
+        term = Term(r.term.start, max(g.term.end for g in left))
+        return Step(replace(r, grants=left, term=term, wake=term.end), effects)
     reason = r.reason or "relinquished with a receipt of the site"
-    r = replace(r, state=S.CLOSED, grants=_stuck(freed, e.receipt), wake=None, reason=reason)
+    r = replace(r, state=S.CLOSED, grants=left, wake=None, reason=reason)
     return Step(r, effects)
 
 
-def _stuck(grants: tuple[Grant, ...], receipt: Receipt) -> tuple[Grant, ...]:
-    """What stays sold until its term is over: units whose teardown failed are nobody's to have."""
-    failed = len(receipt.failed_units)
-    return tuple(replace(g, units=min(g.units, failed)) for g in grants if failed)
-
-
 def _freed(
-    r: BrokerLease, receipt: Receipt, now: int
-) -> tuple[tuple[Grant, ...], tuple[Grant, ...], tuple[Free, ...]]:
-    """Grants that the receipt frees, grants that it does not, and what the calendars get.
+    r: BrokerLease, receipt: Receipt, settled: dict[str, int], now: int
+) -> tuple[tuple[Grant, ...], tuple[Free, ...]]:
+    """What stays sold until its term is over, and what the calendars get back.
 
-    The site's clock may be ahead of ours: a receipt that is here frees the units now.
+    Units whose teardown failed are nobody's to have, and what no account says is freed can not be
+    shown to be: an extension that the site never saw, say. The site's clock may be ahead of ours: a
+    receipt that is here frees the units now.
     """
     since = min(receipt.tick, now)
-    named = set(receipt.claims)
-    whole = receipt.final and any(g.jti in named for g in r.grants)
-    freed = tuple(g for g in r.grants if whole or g.jti in named)
-    kept = tuple(g for g in r.grants if g not in freed)
-    failed = len(receipt.failed_units)
-    effects = tuple(
-        Free(
-            delegation=g.delegation,
-            units=g.units - failed,
-            term=Term(max(g.term.start, since), g.term.end),
-        )
-        for g in freed
-        if since < g.term.end and g.units > failed
-    )
-    return freed, kept, effects
+    left: list[Grant] = []
+    effects: list[Free] = []
+    for grant in r.grants:
+        kept = min(settled.get(grant.jti, grant.units), grant.units)
+        if kept:
+            left.append(replace(grant, units=kept))
+        if kept < grant.units and since < grant.term.end:
+            term = Term(max(grant.term.start, since), grant.term.end)
+            free = Free(delegation=grant.delegation, units=grant.units - kept, term=term)
+            effects.append(free)
+    return tuple(left), tuple(effects)
+
+
+def tell_revoked(r: BrokerLease, e: Revoked, _me: Me) -> Step[BrokerLease]:
+    """A guest that has not redeemed yet need not try. What is sold stays booked: who has redeemed
+    goes on, and of the others the site says so in a receipt (rule 2)."""
+    return Step(_answer(replace(r, reason=e.reason), r.ticket, Offer(), e.revocation))
 
 
 def term_over(r: BrokerLease, _e: Woken, _me: Me) -> Step[BrokerLease]:
@@ -252,11 +259,11 @@ def take_rest(r: BrokerLease, e: Relinquished, me: Me) -> Step[BrokerLease]:
     """A second receipt: units whose teardown had failed were cleaned after all."""
     if e.receipt is None or not e.receipt.final:
         return leave_tombstone(r, e, me)
-    freed, _, effects = _freed(r, e.receipt, e.now)
-    return Step(replace(r, grants=_stuck(freed, e.receipt)) if freed else r, effects)
+    left, effects = _freed(r, e.receipt, e.settled, e.now)
+    return Step(replace(r, grants=left), effects)
 
 
-def _answer(r: BrokerLease, ticket: Ticket, offer: Offer) -> BrokerLease:
+def _answer(r: BrokerLease, ticket: Ticket, offer: Offer, revocation: str = "") -> BrokerLease:
     update = messages.UpdateTicket(
         rid=r.id,
         holder=r.guest.kid,
@@ -264,8 +271,14 @@ def _answer(r: BrokerLease, ticket: Ticket, offer: Offer) -> BrokerLease:
         ticket=ticket,
         offer=offer,
         properties=r.resource,
+        revocation=revocation,
     )
     return say(r, r.guest.kid, update)
+
+
+def told_again(r: BrokerLease, n: int) -> BrokerLease:
+    """The whole ticket, in answer to request `n` for what the guest was given: it was restored."""
+    return _answer(replace(r, asked=n), r.ticket, Offer())
 
 
 def _closed(r: BrokerLease) -> BrokerLease:
@@ -290,6 +303,7 @@ TABLE: Table[BrokerLease] = {
     (S.NASCENT, Relinquished): _A(leave_tombstone, (S.CLOSED,)),
     (S.TICKETING, Granted): _A(issue, (S.TICKETED,)),
     (S.TICKETING, Denied): _A(deny, (S.CLOSED,)),
+    (S.TICKETED, Revoked): _A(tell_revoked, (S.TICKETED,)),
     (S.TICKETED, ExtendTicketAsked): _A(ask_policy_again, (S.TICKETED, S.EXTENDING_TICKET)),
     (S.EXTENDING_TICKET, Granted): _A(issue_extension, (S.TICKETED,)),
     (S.EXTENDING_TICKET, Denied): _A(deny_extension, (S.TICKETED,)),

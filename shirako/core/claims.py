@@ -14,11 +14,14 @@ import itertools
 
 from msgspec import Struct
 
-from shirako.core.terms import Term
+from shirako.core.account import START, Citation, Posting
+from shirako.core.terms import FOREVER, Term
 
 CHAIN_LENGTH_MAX = 8
 CHAINS_MAX = 64
 OVERBOOKING_MAX = 100.0
+UNITS_MAX = 1_000_000_000
+"""So that a number of units times an overbooking factor is exact in floating point."""
 
 Chain = tuple[str, ...]
 """Tokens of one chain, the site's root claim first, the holder's own claim last."""
@@ -58,6 +61,10 @@ class Claim(Struct, frozen=True, kw_only=True):
     """How many times its units the holder may sell; signed by the issuer."""
     site: Party | None = None
     """In a root claim: the authority itself, key and address."""
+    account: Citation = START
+    """The receipts that the issuer had taken when it signed this: what it may rest on (rule 3)."""
+    lineage: tuple[str, ...] = ()
+    """The successions that lead to the key that signed it; empty: the issuer's first key."""
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -70,6 +77,10 @@ class Lease(Struct, frozen=True, kw_only=True):
     type: str
     units: tuple[str, ...]
     term: Term
+
+    def __post_init__(self) -> None:
+        if len(set(self.units)) != len(self.units):
+            raise ValueError("a lease on the same unit twice")
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -91,6 +102,34 @@ class Receipt(Struct, frozen=True, kw_only=True):
     """What was verified on the units, such as `account_gone`."""
     failed_units: tuple[str, ...] = ()
     """Units whose teardown failed: not freed (rule 12)."""
+    postings: tuple[Posting, ...] = ()
+    """Where this stands in the accounts of the claims that these were carved out of, in order."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.units_freed <= UNITS_MAX:
+            raise ValueError("a receipt frees 0 units or more, within reason")
+        if not 0 <= self.tick <= FOREVER:
+            raise ValueError("a receipt of a time that is none")
+
+
+class Revocation(Struct, frozen=True, kw_only=True):
+    """The authority's statement that a root claim is worth no more than `units` from now on
+    (rule 14). What was redeemed before stays redeemed."""
+
+    issuer: str
+    holder: str
+    """Thumbprint of the broker that the claim was given to."""
+    claim: str
+    """`jti` of the root claim."""
+    digest: str
+    """SHA-256 of the root claim's token."""
+    units: int
+    """So many of the claim's units may still be redeemed below it at any instant, together with
+    those that are redeemed already; 0: nothing is redeemed or extended any more."""
+    tick: int
+    number: int
+    """Grows with every statement about this claim, from 1: the latest one counts."""
+    reason: str = ""
 
 
 class Unfit(Exception):
@@ -109,6 +148,10 @@ def check_link(parent: Claim, child: Claim) -> None:
         raise Unfit(f"a claim on {child.units} units is carved out of one on {parent.units}")
     if not parent.term.holds(child.term):
         raise Unfit("a claim's term lies outside its parent's term")
+    if parent.reservation:
+        raise Unfit("a claim is carved out of a ticket, which is good for its own lease alone")
+    if child.site is not None:
+        raise Unfit("a claim below another one passes itself off as a root claim")
     if child.overbooking > parent.overbooking:
         raise Unfit("a claim allows more overbooking than its parent does")
 
@@ -125,6 +168,9 @@ def check_chain(chain: tuple[Claim, ...], root_issuer: str) -> Claim:
         raise Unfit("the chain does not start at this site's own root claim")
     if root.site.kid != root_issuer:
         raise Unfit("the root claim names another site than the one that signed it")
-    for parent, child in itertools.pairwise(chain):
-        check_link(parent, child)
+    for number, (parent, child) in enumerate(itertools.pairwise(chain), 2):
+        try:
+            check_link(parent, child)
+        except Unfit as error:
+            raise Unfit(f"claim {number}, {child.jti[:64]!r}: {error}") from error
     return chain[-1]

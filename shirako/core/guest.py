@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from shirako.core import messages
 from shirako.core.claims import Party, Ticket
+from shirako.core.conflict import Conflict
 from shirako.core.exchange import Line
 from shirako.core.machine import (
     Arrow,
@@ -98,6 +99,12 @@ class GuestLease(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Units that were lost, and whose leave handler still runs."""
     degraded: str = ""
     """Why fewer units work than were leased; empty: all of them do."""
+    revoked: str = ""
+    """Why the site gives no more of what the lease rests on; empty: it does."""
+    revocation: str = ""
+    """The site's signed statement that it has revoked what the ticket rested on."""
+    conflict: Conflict | None = None
+    """What shows that the broker sold the ticket and others twice."""
     answer: Answer | None = None
     closing: str = ""
     """What to call the end once it is there: the reason of the close."""
@@ -131,6 +138,8 @@ class TicketUpdated(Event, frozen=True, kw_only=True):
     site: Party | None = None
     term: Term | None = None
     units: int = 0
+    revoked: str = ""
+    """The site has revoked what the ticket rests on: why."""
 
 
 class LeaseUpdated(Event, frozen=True, kw_only=True):
@@ -200,11 +209,21 @@ def ask_ticket(r: GuestLease, _e: Requested, _me: Me) -> Step[GuestLease]:
     return Step(say(r, r.broker.kid, request))
 
 
-def take_ticket(r: GuestLease, e: TicketUpdated, _me: Me) -> Step[GuestLease]:
+def take_ticket(r: GuestLease, e: TicketUpdated, me: Me) -> Step[GuestLease]:
     if e.message.closed:
         return Step(_end(r, S.FAILED, "the broker closed the request"))
     r = replace(_with_ticket(r, e), offer=e.message.offer)
+    if e.revoked:
+        return give_up_ticket(r, e, me)
     return Step(replace(r, state=S.TICKETED, wake=r.term.end), CONSIDER)
+
+
+def give_up_ticket(r: GuestLease, e: TicketUpdated, me: Me) -> Step[GuestLease]:
+    """A ticket that was revoked before it was redeemed: void it at the site, and say why."""
+    if not e.revoked:
+        return Step(r)
+    r = replace(r, refused=True, revocation=e.message.revocation)
+    return _say_close(r, e.revoked, me)
 
 
 def _with_ticket(r: GuestLease, e: TicketUpdated) -> GuestLease:
@@ -288,12 +307,14 @@ def _with_lease(r: GuestLease, e: LeaseUpdated) -> GuestLease:
         term=e.term or r.term,
         reason=e.message.reason,
         degraded=e.message.degraded,
+        revoked=e.message.revoked,
     )
 
 
 def refused_redeem(r: GuestLease, e: Refused, me: Me) -> Step[GuestLease]:
     """A refused redeem relinquishes the ticket (rule 9): against the receipt in the refusal, or
     one that is had by closing, since the broker sells again only what the site says is void."""
+    r = replace(r, revocation=e.message.revocation, conflict=e.message.conflict)
     if not e.message.receipt:
         return _say_close(replace(r, refused=True), e.message.reason, me)
     r = _relinquish(replace(r, receipt=e.message.receipt))
@@ -415,7 +436,15 @@ def refused_extension(r: GuestLease, e: Denied | Refused, _me: Me) -> Step[Guest
     if r.extension and e.message.receipt:
         relinquish = messages.Relinquish(rid=r.id, holder=r.guest.kid, receipt=e.message.receipt)
         r = say(r, r.broker.kid, relinquish)
-    return Step(replace(r, state=S.ACTIVE, extension=(), extended=None), CONSIDER)
+    r = replace(
+        r,
+        state=S.ACTIVE,
+        extension=(),
+        extended=None,
+        revocation=e.message.revocation or r.revocation,
+        conflict=e.message.conflict or r.conflict,
+    )
+    return Step(r, CONSIDER)
 
 
 def redeem_extension(r: GuestLease, e: Unblocked, _me: Me) -> Step[GuestLease]:
@@ -539,7 +568,7 @@ _ENDED_BY_SITE = (S.CLOSED,)
 
 TABLE: Table[GuestLease] = {
     (S.NASCENT, Requested): _A(ask_ticket, (S.TICKETING,)),
-    (S.TICKETING, TicketUpdated): _A(take_ticket, (S.TICKETED, S.FAILED)),
+    (S.TICKETING, TicketUpdated): _A(take_ticket, (S.TICKETED, S.CLOSE_WAIT, S.FAILED)),
     (S.TICKETING, Denied): _A(refused_ticket, (S.FAILED,)),
     (S.TICKETING, CloseAsked): _A(cancel, (S.CANCELLING,)),
     (S.TICKETING, Woken): _A(give_up_asking, (S.CANCELLING,)),
@@ -547,6 +576,7 @@ TABLE: Table[GuestLease] = {
     (S.CANCELLING, Denied): _A(cancelled_anyway, (S.CLOSED,)),
     (S.CANCELLING, Woken): _A(cancelled_anyway, (S.CLOSED,)),
     (S.TICKETED, Unblocked): _A(redeem, (S.REDEEMING,)),
+    (S.TICKETED, TicketUpdated): _A(give_up_ticket, (S.TICKETED, S.CLOSE_WAIT)),
     (S.TICKETED, CloseAsked): _A(close, (S.CLOSE_WAIT,)),
     (S.REDEEMING, LeaseUpdated): _A(take_lease, (S.LEASED, *_ENDED_BY_SITE)),
     (S.REDEEMING, Refused): _A(refused_redeem, (S.FAILED, S.CLOSE_WAIT)),

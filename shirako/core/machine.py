@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from shirako.core.claims import Claim, Lease, Party, Receipt
+from shirako.core.claims import Claim, Lease, Party, Receipt, Revocation
 from shirako.core.exchange import Line
 from shirako.core.messages import Message
 
@@ -110,6 +110,7 @@ class Me:
     sign_claim: Callable[[Claim], str]
     sign_lease: Callable[[Lease], str]
     sign_receipt: Callable[[Receipt], str]
+    sign_revocation: Callable[[Revocation], str]
     skew: int = 30
     """Ticks that clocks may differ by."""
 

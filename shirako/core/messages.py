@@ -13,9 +13,13 @@ from __future__ import annotations
 from msgspec import Struct, json
 
 from shirako.core.claims import Party, Ticket
+from shirako.core.conflict import Conflict
 from shirako.core.terms import Term
 
 NAME_CHARACTERS_MAX = 64
+RESTORED = "restored"
+"""The code of a site's `Failed` that answers nothing: the site came back from a backup, and asks
+the guest to redeem once more what it has. Whoever does not know the code drops it."""
 MESSAGE_BYTES_MAX = 64 * 1024
 
 
@@ -77,6 +81,8 @@ class UpdateTicket(Numbered, frozen=True, kw_only=True, tag="UpdateTicket"):
     closed: bool = False
     offer: Offer = Offer()
     properties: dict[str, str] = {}
+    revocation: str = ""
+    """The site has taken back, wholly or in part, the root claim that this rests on."""
 
 
 class Redeem(Numbered, frozen=True, kw_only=True, tag="Redeem"):
@@ -121,6 +127,9 @@ class UpdateLease(Numbered, frozen=True, kw_only=True, tag="UpdateLease"):
     reason: str = ""
     degraded: str = ""
     """Why fewer units work than the lease promises; empty: all of them do."""
+    revoked: str = ""
+    """Why nothing more is to be had of what the lease rests on: it runs on to its end, and no
+    further. Empty: nothing was revoked."""
 
 
 class Failed(Numbered, frozen=True, kw_only=True, tag="Failed"):
@@ -132,6 +141,10 @@ class Failed(Numbered, frozen=True, kw_only=True, tag="Failed"):
     offer: Offer = Offer()
     receipt: str = ""
     """Of a refused redeem: proof that its claims are void, for the broker."""
+    conflict: Conflict | None = None
+    """What shows that the broker sold more than it holds."""
+    revocation: str = ""
+    """Of what the site has revoked: its statement that it did."""
 
 
 Message = (

@@ -11,6 +11,8 @@ from lxml import etree
 from shirako.descriptor.document import Document
 from shirako.descriptor.grammar import Grammar, children, local_name, value_of
 from shirako.descriptor.inventory import name_units
+from shirako.descriptor.limits import build_limits
+from shirako.descriptor.mirrors import build_mirror
 from shirako.descriptor.model import (
     AuthoritySpec,
     BrokerSpec,
@@ -63,18 +65,21 @@ class _Builder:
                 for one in children(root, "edge")
             ),
             tls=next((self._tls(one) for one in children(root, "tls")), None),
+            limits=build_limits(root, self._text),
         )
 
     def _actor(self, element: etree._Element) -> AuthoritySpec | BrokerSpec | ServiceManagerSpec:
         name, url = value_of(element, "name"), self._url(element)
         key, line = self._path(element, "key"), self._line(element)
         role = local_name(element)
+        mirror = build_mirror(element, self._document.path.parent, self._text)
         if role == "authority":
             return AuthoritySpec(
                 name=name,
                 role="authority",
                 url=url,
                 key=key,
+                mirror=mirror,
                 line=line,
                 pools=tuple(self._pool(one) for one in children(element, "pool")),
                 delegations=tuple(self._delegation(one) for one in children(element, "delegation")),
@@ -85,6 +90,7 @@ class _Builder:
                 role="broker",
                 url=url,
                 key=key,
+                mirror=mirror,
                 line=line,
                 allocation=self._policy(element, "allocation"),
             )
@@ -93,6 +99,7 @@ class _Builder:
             role="service-manager",
             url=url,
             key=key,
+            mirror=mirror,
             line=line,
             demand=self._policy(element, "demand"),
             guest_drivers=tuple(self._plugin(one) for one in children(element, "guest-driver")),

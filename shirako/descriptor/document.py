@@ -15,10 +15,12 @@ from xml.parsers import expat
 
 from lxml import etree
 
+from shirako.descriptor.grammar import NAMESPACE
 from shirako.descriptor.model import DescriptorInvalid, Fault
 
 MAX_BYTES = 4 * 1024 * 1024
-# The validator's time grows with the square of the faulty siblings: some 10 s at this many.
+# The validator's time grows with the square of the faulty siblings: some 10 s at this many. And
+# libxml2 keeps 16 bits for the number of a line: see `check_structure`.
 MAX_ELEMENTS = 20_000
 
 # libxml2's own words are for those who write parsers.
@@ -64,14 +66,12 @@ class Complaint(NamedTuple):
     type_name: str
     line: int
     message: str
-    path: str | None
-    """Of the element in the tree, as `/*/*[2]`."""
 
 
 def complaints(log: object) -> list[Complaint]:
     # lxml's stubs know of no way to look into a log.
     return [
-        Complaint(entry.type_name, entry.line, entry.message, entry.path)
+        Complaint(entry.type_name, entry.line, entry.message)
         for entry in cast("Iterable[Any]", log)
     ]
 
@@ -148,7 +148,7 @@ class _Starts:
             "remove the DOCTYPE and write what its entities stand for",
         )
 
-    def _note_start(self, _name: str, _attributes: object) -> None:
+    def _note_start(self, name: str, attributes: Mapping[str, str]) -> None:
         if len(self.lines) == MAX_ELEMENTS:
             raise _invalid(
                 self._path,
@@ -157,6 +157,21 @@ class _Starts:
                 'write many units of a kind as one <units prefix="n" count="100"/>',
             )
         self.lines.append(self._parser.CurrentLineNumber)
+        for one in (name, *attributes):
+            if one.count(":") > 1:
+                self._refuse_name(one, "has more than one colon")
+        for one, value in attributes.items():
+            if one.split(":")[0] == "xmlns" and ("{" in value or "}" in value):
+                self._refuse_name(value, "is no namespace: it has braces")
+
+    def _refuse_name(self, name: str, why: str) -> None:
+        """What one of our parsers takes, and the other one makes trees of that it can not read."""
+        raise _invalid(
+            self._path,
+            self._parser.CurrentLineNumber,
+            f"{name[:60]!r} {why}",
+            f'take it away: no name needs it, and the namespace is xmlns="{NAMESPACE}"',
+        )
 
 
 def _parse(path: Path, data: bytes) -> etree._Element:
@@ -175,7 +190,7 @@ def _parse(path: Path, data: bytes) -> etree._Element:
         # The parser's log: that of the exception holds what other parsers of the process met too.
         first = next(iter(complaints(parser.error_log)), None)
         if first is None:
-            first = Complaint("", error.lineno or 1, error.msg, None)
+            first = Complaint("", error.lineno or 1, error.msg)
         plain, mend = _SYNTAX.get(first.type_name, (None, _MEND_XML))
         message = plain or f"this is not XML: {first.message.strip()}"
         raise _invalid(path, max(first.line, 1), message, mend) from None

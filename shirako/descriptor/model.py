@@ -7,10 +7,13 @@ from the folder of the descriptor. `line` is the line of the element's first cha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
+
+from shirako.ledger.mirror.place import MirrorPlace
+from shirako.transport.limits import Limits
 
 Role = Literal["authority", "broker", "service-manager"]
 
@@ -90,6 +93,8 @@ class ActorSpec:
     role: Role
     url: str
     key: Path
+    mirror: MirrorPlace | None = None
+    """Where its ledger is mirrored; None: nowhere."""
     line: int
 
 
@@ -166,6 +171,8 @@ class Descriptor:
     edges: tuple[Edge, ...]
     tls: TlsSpec | None
     """None: whatever is https elsewhere is held to the system's authorities."""
+    limits: Limits = field(default_factory=Limits)
+    """What clients may use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

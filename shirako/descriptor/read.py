@@ -9,6 +9,8 @@ from shirako.descriptor.document import open_document
 from shirako.descriptor.grammar import load_grammar
 from shirako.descriptor.inventory import check_inventory
 from shirako.descriptor.keys import check_keys
+from shirako.descriptor.limits import check_limits
+from shirako.descriptor.mirrors import check_mirrors
 from shirako.descriptor.model import Descriptor, DescriptorInvalid
 from shirako.descriptor.plugins import check_plugins
 from shirako.descriptor.references import check_references
@@ -34,6 +36,8 @@ def read_descriptor(path: Path, *, keys: bool = True) -> Descriptor:
         *check_plugins(document),
         *check_keys(document, required=keys),
         *check_tls(document, required=keys),
+        *check_mirrors(document, required=keys),
+        *check_limits(document),
     ]
     if faults:
         raise DescriptorInvalid(tuple(sorted(faults, key=lambda fault: fault.line)))

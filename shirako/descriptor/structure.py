@@ -25,7 +25,6 @@ _SCHEMA_HINTS = frozenset({f"{_XSI}schemaLocation", f"{_XSI}noNamespaceSchemaLoc
 _MAX_COMPARED = 200
 _MAX_LISTED = 20
 _ATTRIBUTE = re.compile(r"attribute '([^']*)'")
-_STEP = re.compile(r"\*(?:\[([0-9]+)\])?")
 _NO_SUCH_ATTRIBUTE = frozenset({"SCHEMAV_CVC_COMPLEX_TYPE_3_2_1", "SCHEMAV_CVC_COMPLEX_TYPE_3_2_2"})
 _CONTENT = frozenset({"SCHEMAV_CVC_COMPLEX_TYPE_2_1", "SCHEMAV_CVC_COMPLEX_TYPE_2_3"})
 
@@ -56,19 +55,17 @@ class _Structure:
     def check(self) -> list[Fault]:
         root = self._document.root
         faults = [*self._root(root), *self._namespaces(root), *self._foreign_attributes(root)]
-        # With one default namespace each path in the validator's log is made of places alone.
-        etree.cleanup_namespaces(root, top_nsmap={None: NAMESPACE})  # type: ignore[dict-item] # stubs
-        while self._mended and not self._grammar.schema.validate(root):
+        while self._mended:
+            # The validator names a line for each complaint. That of the file may be the line of
+            # many elements; a number of its own in the place of it tells which one is meant.
+            elements = list(root.iter())
+            for number, element in enumerate(elements, 1):
+                element.sourceline = number  # type: ignore[assignment] # the stubs say `...`
+            if self._grammar.schema.validate(root):
+                break
             self._mended = False
-            # All are located before any is mended: paths count places, and mending moves them.
-            places: dict[etree._Element, list[etree._Element]] = {}
-            located = [
-                (self._locate(error.path or "", places), error)
-                for error in complaints(self._grammar.schema.error_log)
-            ]
-            faults += [
-                fault for element, error in located for fault in self._explain(element, error)
-            ]
+            for error in complaints(self._grammar.schema.error_log):
+                faults += self._explain(elements[error.line - 1], error)
         return faults
 
     def _root(self, root: etree._Element) -> Iterator[Fault]:
@@ -139,23 +136,6 @@ class _Structure:
             yield self._document.fault(
                 element, plain, "see the schema, shirako/descriptor/actors.xsd"
             )
-
-    def _locate(
-        self, path: str, places: dict[etree._Element, list[etree._Element]]
-    ) -> etree._Element:
-        """The element at the validator's `/*/*[2]/*`: the second child's first child.
-
-        `places` keeps lists of children: lxml counts from the first one at each look-up.
-        """
-        element = self._document.root
-        for step in path.split("/")[2:]:
-            place = _STEP.fullmatch(step)
-            if place is None:
-                break
-            if element not in places:
-                places[element] = list(element)
-            element = places[element][int(place[1] or 1) - 1]
-        return element
 
     def _form(self, element: etree._Element) -> Form:
         return self._grammar.forms[local_name(element)]

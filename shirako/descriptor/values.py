@@ -23,6 +23,8 @@ from shirako.descriptor.model import Fault
 
 T = TypeVar("T")
 _DAY = 86_400
+_SIZE = re.compile(r"([0-9]{1,7})(MiB|GiB)")
+_UNITS = {"MiB": 1024**2, "GiB": 1024**3}
 LEDGER_SERVERS = ("postgresql://", "postgres://")
 _PASSWORD = re.compile(r"//.*@|\?.*", re.DOTALL)
 """Where a URL may hold one: before its host, and among its parameters."""
@@ -141,12 +143,25 @@ read_skew = _duration_within(1, 3_600)
 read_timeout = _duration_within(1, _DAY)
 read_term = _duration_within(1, 3_650 * _DAY)
 
+read_idle = _duration_within(30, _DAY)
+
 _interval = _duration_within(1, _DAY)
 
 
 def read_interval(text: str) -> int:
     """Seconds between two times that something is done; 0 for `off`. Raises `Unreadable`."""
     return 0 if text.strip() in ("off", "0", "0s") else _interval(text)
+
+
+def read_size(text: str) -> int:
+    """Bytes, from 2 MiB to 1024 GiB. Raises `Unreadable`."""
+    parts = _SIZE.fullmatch(text.strip())
+    if parts is None:
+        raise Unreadable("is not a size")
+    size = int(parts[1]) * _UNITS[parts[2]]
+    if not 2 * _UNITS["MiB"] <= size <= 1024 * _UNITS["GiB"]:
+        raise Unreadable("is out of range")
+    return size
 
 
 def read_ledger(text: str) -> str:
@@ -166,11 +181,44 @@ def read_ledger(text: str) -> str:
     return text
 
 
+def read_directory(text: str) -> str:
+    """The URL of a directory: scheme, host and perhaps a port. Raises `Unreadable`."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+        clean = text.isascii() and text.isprintable() and " " not in text
+    except ValueError as error:
+        raise Unreadable(f"is not a URL ({error})") from None
+    if not clean or parts.scheme not in ("ldap", "ldaps") or not parts.hostname or port == 0:
+        raise Unreadable("is not an ldap or ldaps URL")
+    if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise Unreadable("holds more than scheme, host and port")
+    return text
+
+
+def read_dn(text: str) -> str:
+    """The name of an entry in a directory. Raises `Unreadable`."""
+    # only who has a directory needs the library, which takes a while to import
+    from ldap3.core.exceptions import LDAPInvalidDnError
+    from ldap3.utils.dn import parse_dn
+
+    try:
+        if parse_dn(text):
+            return text
+    except LDAPInvalidDnError:
+        pass
+    raise Unreadable("is not the name of an entry")
+
+
 _READERS: dict[str, Callable[[str], object]] = {
     "skew": read_skew,
     "ledger": read_ledger,
+    "directory": read_directory,
+    "dn": read_dn,
     "timeout": read_timeout,
     "interval": read_interval,
+    "idle": read_idle,
+    "size": read_size,
     "term": read_term,
     "instant": read_instant,
     "url": read_address,

@@ -47,6 +47,33 @@ class Link(NamedTuple):
     hash: str
 
 
+class Total(NamedTuple):
+    """What a ledger adds up to after a commit. No two states of one ledger have the same."""
+
+    commits: int
+    records: int
+    record_sums: int
+    """The sum of `shirako.ledger.sums.record_sum` over the records."""
+    links: int
+    head: str
+    """The hash of the last link."""
+
+
+class Snapshot(Protocol):
+    """A ledger as one commit left it."""
+
+    @property
+    def total(self) -> Total: ...
+
+    @property
+    def tick(self) -> int:
+        """The last one that the log names; 0 when it is empty."""
+        ...
+
+    @property
+    def records(self) -> Iterable[tuple[str, str, bytes]]: ...
+
+
 class LedgerError(Exception):
     """The ledger can not be used: locked by another process, damaged, or of a newer version."""
 
@@ -97,8 +124,41 @@ class SharedLedger(Protocol):
         ...
 
 
+class CountedLedger(Ledger, Protocol):
+    """What a ledger has besides that can be mirrored."""
+
+    def total(self) -> Total:
+        """What it adds up to after the last commit. Called by the thread that commits."""
+        ...
+
+
+class Lag(NamedTuple):
+    """How far a mirror is behind its ledger."""
+
+    commits: int | None
+    """That are in the ledger, and not in the mirror; None when that is not known."""
+    seconds: float
+    """For how long it has been behind; 0 when it is not."""
+    trouble: str
+    """Why it gets no further; empty when it does."""
+
+
+@runtime_checkable
+class FollowedLedger(Protocol):
+    """What a ledger has besides that is mirrored."""
+
+    def lag(self) -> Lag:
+        """How far the mirror is behind. Never waits; from any thread."""
+        ...
+
+
 encode_entries = msgspec.json.Encoder().encode
 decode_entries = msgspec.json.Decoder(list[Entry]).decode
+
+
+def last_tick(link: Link | None) -> int:
+    """The latest tick of a link's entries; 0 where there is none."""
+    return 0 if link is None else max(entry.tick for entry in decode_entries(link.body))
 
 
 def link_hash(previous: str, body: bytes) -> str:

@@ -44,15 +44,7 @@ def inspect(path: Path) -> None:
         if marked or (log.exists() and log.stat().st_size):
             raise damaged(path, "it is missing or empty, but there have been commits")
         return
-    _inspect_header(path)
-    try:
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
-        try:
-            commits = _inspect_contents(path, db)
-        finally:
-            db.close()
-    except UNREADABLE as error:
-        raise unusable(path, error) from error
+    commits = inspect_file(path)
     if commits < marked:
         raise LedgerError(
             f"{path} ends with commit {commits}, but commit {marked} was acknowledged: its end is "
@@ -62,12 +54,28 @@ def inspect(path: Path) -> None:
         )
 
 
+def inspect_file(path: Path) -> int:
+    """How many commits the file `path` and its log hold, whatever a mark beside it says.
+
+    Raises `LedgerError` unless it is sound.
+    """
+    _inspect_header(path)
+    try:
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            return _inspect_contents(path, db)
+        finally:
+            db.close()
+    except UNREADABLE as error:
+        raise unusable(path, error) from error
+
+
 def damaged(path: Path, what: str) -> LedgerError:
     """The refusal of a damaged ledger: what is wrong, and how to restore it."""
     others = f"{wal_path(path).name}, {index_path(path).name} and {mark_path(path).name}"
     return LedgerError(
         f"{path} is damaged: {what}. Nothing was changed. To restore it, move it away together "
-        f"with {others} (where they exist), then put a backup in its place"
+        f"with {others} (where they exist), then put a backup in its place: shirako restore"
     )
 
 

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
-from shirako.ledger import Entry, Link, Write, encode_entries, link_hash
+from shirako.ledger import (
+    Entry,
+    Link,
+    Total,
+    Write,
+    encode_entries,
+    last_tick,
+    link_hash,
+)
+from shirako.ledger.sums import record_sum
+
+
+class MemorySnapshot(NamedTuple):
+    """A copy, as of one commit."""
+
+    total: Total
+    tick: int
+    records: list[tuple[str, str, bytes]]
 
 
 class MemoryLedger:
@@ -14,12 +34,20 @@ class MemoryLedger:
         self._records: dict[tuple[str, str], bytes] = {}
         self._links: list[Link] = []
         self._stories: dict[str, list[Entry]] = {}
+        self._commits = 0
+        self._committing = threading.Lock()
+        """Held while something is changed, and while a snapshot is taken."""
 
     def load(self) -> Iterator[tuple[str, str, bytes]]:
         for (kind, key), body in list(self._records.items()):
             yield kind, key, body
 
     def commit(self, writes: Sequence[Write], entries: Sequence[Entry]) -> None:
+        with self._committing:
+            self._commit(writes, entries)
+
+    def _commit(self, writes: Sequence[Write], entries: Sequence[Entry]) -> None:
+        self._commits += 1
         for kind, key, body in writes:
             if body is None:
                 self._records.pop((kind, key), None)
@@ -40,6 +68,26 @@ class MemoryLedger:
 
     def last_link(self) -> Link | None:
         return self._links[-1] if self._links else None
+
+    def total(self) -> Total:
+        with self._committing:
+            return self._total()
+
+    def _total(self) -> Total:
+        """Counted anew each time: hardly anybody asks, and commits here are to be quick."""
+        records = self._records
+        sums = sum(record_sum(kind, key, body) for (kind, key), body in records.items())
+        last = self.last_link()
+        links, head = (last.number, last.hash) if last else (0, "")
+        return Total(self._commits, len(records), sums, links, head)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[MemorySnapshot]:
+        """All of it as of one moment; from any thread."""
+        with self._committing:
+            records = [(kind, key, body) for (kind, key), body in self._records.items()]
+            taken = MemorySnapshot(self._total(), last_tick(self.last_link()), records)
+        yield taken
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from shirako.ledger import Ledger, LedgerError
+from shirako.ledger import CountedLedger, LedgerError
 from shirako.ledger.sqlite import SqliteLedger
 
 SERVERS = ("postgresql://", "postgres://")
@@ -18,7 +18,7 @@ def open_ledger(
     *,
     standby: bool = False,
     stopping: threading.Event | None = None,
-) -> Ledger:
+) -> CountedLedger:
     """The ledger of `actor`: a SQLite file at a path, or in the PostgreSQL database of a URL.
 
     Blocks; with `standby` for as long as another process holds the ledger, until `stopping` is

@@ -12,7 +12,7 @@ import hashlib
 import sqlite3
 from typing import NamedTuple
 
-from shirako.ledger import SCHEMA_VERSION, LedgerError
+from shirako.ledger import SCHEMA_VERSION, LedgerError, Total
 from shirako.ledger.sums import record_sum, story_key
 
 _TOTAL = """
@@ -87,6 +87,10 @@ class Balance(NamedTuple):
     """The hash of the last link."""
     stories: int
     story_sums: int
+
+    @property
+    def total(self) -> Total:
+        return Total(self.commits, self.records, self.record_sums, self.links, self.head)
 
     @property
     def sum(self) -> int:

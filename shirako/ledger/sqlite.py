@@ -23,6 +23,7 @@ from shirako.ledger import (
     Entry,
     LedgerError,
     Link,
+    Total,
     Write,
     decode_entries,
     encode_entries,
@@ -64,7 +65,7 @@ class SqliteLedger:
         with ExitStack() as opened:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                lock = _lock(path)
+                lock = take_lock(path)
                 opened.callback(os.close, lock)
                 inspect(path)
                 self._mark = Mark(mark_path(path))
@@ -177,6 +178,9 @@ class SqliteLedger:
             row = self._db.execute(last).fetchone()
         return Link(*row) if row else None
 
+    def total(self) -> Total:
+        return self._balance.total
+
     def close(self) -> None:
         self._opened.close()  # the second time there is nothing left to close
 
@@ -191,8 +195,11 @@ class SqliteLedger:
             raise damaged(self._path, str(error)) from error
 
 
-def _lock(path: Path) -> int:
-    """An exclusive lock for this process; the kernel frees it when the process dies."""
+def take_lock(path: Path) -> int:
+    """An exclusive lock for this process; the kernel frees it when the process dies.
+
+    Raises `LedgerError` when another one has it.
+    """
     descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from shirako.actors import actor as loop
+from shirako.actors.authority import Authority
 from shirako.actors.role import Refused
 from shirako.core import messages
-from shirako.core.machine import Woken
+from shirako.core.authority import SiteState
+from shirako.core.machine import Key, Woken
 from shirako.ledger import CommitFailed, Entry, Write
 from shirako.ledger.memory import MemoryLedger
 from shirako.transport.envelope import Rejected, read_acknowledgement, seal
@@ -202,6 +204,29 @@ async def test_a_step_that_breaks_refuses_its_own_event_only(world: World) -> No
     assert outcomes[1] == 1, "what the broken step did was not undone"
     await world.close(key)
     await world.reach("guest", key, "Closed")
+
+
+async def test_a_timer_that_breaks_stops_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ENDS: for the others at once, and for this one as soon as its step can be made."""
+    monkeypatch.setattr(loop, "BROKEN_TIMER_TICKS", 1)
+    bad, good = await world.request(seconds=2), await world.request(seconds=2)
+    for key in (bad, good):
+        await world.reach("site", key, "Active")
+    whole = Authority.woken
+
+    def woken(role: Authority, key: Key, now: int) -> None:
+        if key == bad and role.leases[key].state is SiteState.ACTIVE:
+            raise ZeroDivisionError
+        whole(role, key, now)
+
+    await world.crash("guest")  # it would close them itself
+    monkeypatch.setattr(Authority, "woken", woken)
+    await world.reach("site", good, "Closed")
+    assert world.state("site", bad) == "Active"
+    monkeypatch.setattr(Authority, "woken", whole)
+    await world.reach("site", bad, "Closed")
 
 
 async def test_an_envelope_that_came_twice_is_acknowledged_and_taken_once(world: World) -> None:

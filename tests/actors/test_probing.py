@@ -357,7 +357,9 @@ def still_actor(performer: Watch, units: int) -> Any:
     """An authority of free units that nothing happens to."""
     handling: Any = Handling(performer, None, None, None, None, None)  # type: ignore[arg-type]
     role = SimpleNamespace(
-        units={f"n{n}": Unit(name=f"n{n}", type=POOL) for n in range(units)}, leases={}
+        units={f"n{n}": Unit(name=f"n{n}", type=POOL) for n in range(units)},
+        leases={},
+        held=False,
     )
     clock = SimpleNamespace(tick=lambda: 1)
     return SimpleNamespace(

@@ -180,6 +180,7 @@ def _me(key: PrivateKey, party: Party) -> Me:
         partial(trust.sign_claim, key),
         partial(trust.sign_lease, key),
         partial(trust.sign_receipt, key),
+        partial(trust.sign_revocation, key),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from shirako.api import stream
 from shirako.api.models import LeaseEvent, StoryEvent
-from shirako.client import Client, Problem
+from shirako.client import Client
 
 
 async def read(world: Any, lease: str, token: str = "ann", **headers: str) -> list[tuple[str, str]]:
@@ -74,15 +74,6 @@ async def test_a_stream_goes_on_where_it_was_lost(world: Any) -> None:
     assert [name for name, _ in events] == ["story", "lease", "end"]
     odd = await read(world, lease.id, **{"Last-Event-ID": "\u00b2x"})
     assert [name for name, _ in odd].count("story") == 2
-
-
-async def test_streams_are_bounded(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "STREAMS_MAX", 0)
-    lease = await world.request()
-    async with Client(world.url("guest"), world.secrets["ann"]) as client:
-        with pytest.raises(Problem) as refused:
-            await anext(client.watch(lease.id))
-    assert (refused.value.status, refused.value.kind) == (503, "overloaded")
 
 
 async def test_a_server_that_stops_does_not_wait_for_its_streams(world: Any) -> None:

@@ -14,7 +14,7 @@ from shirako import trust
 from shirako.actors.authority import Authority
 from shirako.actors.broker import Broker
 from shirako.actors.service_manager import ServiceManager
-from shirako.core.claims import Claim, Lease, Party, Receipt
+from shirako.core.claims import Claim, Lease, Party, Receipt, Revocation
 from shirako.core.delegation import Delegation
 from shirako.core.guest import GuestLease, GuestState
 from shirako.core.machine import Me
@@ -76,7 +76,11 @@ def me_of(name: str) -> Me:
     def sign_receipt(receipt: Receipt) -> str:
         return trust.sign_receipt(key, receipt)
 
-    return Me(party_of(name), sign_claim, sign_lease, sign_receipt, skew=SKEW)
+    @cache
+    def sign_revocation(revocation: Revocation) -> str:
+        return trust.sign_revocation(key, revocation)
+
+    return Me(party_of(name), sign_claim, sign_lease, sign_receipt, sign_revocation, skew=SKEW)
 
 
 def known(*names: str) -> dict[str, Party]:

@@ -135,9 +135,13 @@ Make = Callable[[Any], list[Event]]
 GUEST_EVENTS: dict[type[Event], Make] = {
     guest.Requested: lambda _: [guest.Requested(now=NOW)],
     guest.TicketUpdated: lambda _: [
-        guest.TicketUpdated(now=NOW, message=m, site=SITE if m.ticket else None, term=t, units=1)
+        guest.TicketUpdated(
+            now=NOW, message=m, site=SITE if m.ticket else None, term=t, units=1, revoked=why
+        )
         for m in TICKETS
         for t in (TERM, Term(100, 300), None)
+        for why in ("", "sold")
+        if m.ticket or not why
     ],
     guest.LeaseUpdated: lambda _: [
         guest.LeaseUpdated(now=NOW, message=m, term=t)
@@ -182,6 +186,7 @@ BROKER_EVENTS: dict[type[Event], Make] = {
         )
     ],
     broker.Denied: lambda _: [broker.Denied(now=NOW, code="no", reason="no")],
+    broker.Revoked: lambda _: [broker.Revoked(now=NOW, revocation="r", reason="sold")],
     HandlerEnded: handler_events,
     Woken: woken,
 }
@@ -189,9 +194,16 @@ SITE_EVENTS: dict[type[Event], Make] = {
     authority.RedeemAsked: lambda _: [
         authority.RedeemAsked(now=now, message=REDEEM) for now in (50, NOW)
     ],
+    authority.RedeemUnfit: lambda _: [
+        authority.RedeemUnfit(now=NOW, message=REDEEM, reason="sold", revocation="r")
+    ],
+    authority.Revoked: lambda _: [
+        authority.Revoked(now=NOW, reason=reason) for reason in ("sold", "")
+    ],
     authority.Assigned: lambda _: [authority.Assigned(now=NOW, units=(("n2", 7),))],
     authority.Unassigned: lambda _: [authority.Unassigned(now=NOW, reason="none are free")],
     authority.UnitsFreed: lambda _: [authority.UnitsFreed(now=NOW)],
+    authority.Settled: lambda _: [authority.Settled(now=NOW, postings=())],
     authority.UnitCleaned: lambda _: [
         authority.UnitCleaned(now=NOW, unit=unit) for unit in ("n1", "other")
     ],

@@ -64,6 +64,7 @@ class Left(NamedTuple):
     extensions: int
     retries: int
     site_closes: int
+    revokes: int
     unsuitable: int
     deaths: int
     idle_deaths: int
@@ -159,6 +160,7 @@ class Explorer:
                 extensions=bounds.extensions,
                 retries=bounds.retries,
                 site_closes=bounds.site_closes,
+                revokes=bounds.revokes,
                 unsuitable=bounds.unsuitable,
                 deaths=bounds.deaths,
                 idle_deaths=bounds.idle_deaths,
@@ -338,6 +340,9 @@ class Explorer:
 
     def _admins(self, state: State) -> Iterator[tuple[Label, State, bool]]:
         left, site = state.left, self.world.site
+        if left.revokes:
+            after = self._after(state, site, "revoke")
+            yield ("admin", "revokes or gives back"), self._spend(after, "revokes"), False
         if not any((left.retries, left.site_closes, left.deaths, left.idle_deaths, left.mends)):
             return
         kept = self.world.kept[site][state.kept[site]]
@@ -375,7 +380,7 @@ class Explorer:
         )
         unanswered = self._put(state, receiver, heard)
         if state.left.faults:
-            for number in numbers:
+            for number in self._first_of_each(numbers):
                 copy = (sender, receiver, number, state.now)
                 copies = tuple(sorted((*state.copies, copy)))
                 copied = self._spend(state._replace(copies=copies), "faults")
@@ -390,6 +395,12 @@ class Explorer:
         taken = self._put(unanswered, sender, done)
         if taken != state:
             yield ("delivered", sender, receiver, numbers), taken, True
+
+    def _first_of_each(self, numbers: tuple[int, ...]) -> list[int]:
+        """The first message of each lease in an envelope: an envelope holds all that is to be said
+        of a lease, in order, so no copy has a later one without it."""
+        of = [(m.holder, m.rid) for m in (self.world.messages[number] for number in numbers)]
+        return [number for place, number in enumerate(numbers) if of[place] not in of[:place]]
 
     def _late_copy(
         self, state: State, copy: tuple[int, int, int, int]
@@ -511,6 +522,8 @@ class Explorer:
             return
         site_keeps = world.kept[world.site][state.kept[world.site]]
         invariants.check_served(site_keeps.records, site_keeps.units, state.now)
+        broker_keeps = world.kept[world.broker][state.kept[world.broker]]
+        gone = invariants.check_heard(site_keeps.things, broker_keeps.things)
         for actor in range(len(world.guests)):
             for record in world.kept[actor][state.kept[actor]].records:
                 guest, broker, site = self._of_lease(state, record.key, actor)
@@ -521,6 +534,7 @@ class Explorer:
                     site,
                     state.now,
                     patient=world.bounds.patient,
+                    gone=gone,
                     all_join=world.bounds.joins and not world.bounds.failures,
                 )
 
@@ -584,6 +598,8 @@ def _marks(record: Record) -> Iterator[str]:
             "with a unit joined": bool(record.joined),
             "and degraded": bool(record.degraded),
             "with a refused extension": bool(record.answer and record.answer.refused),
+            "and told of a revocation": bool(record.revoked),
+            "with a proof of a revocation": bool(record.revocation),
             "as the second": record.id == "L-guest2",
         }
     elif isinstance(record, SiteLease):

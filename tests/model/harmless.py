@@ -29,7 +29,6 @@ REASONS: dict[str, tuple[str, ...]] = {
     "what the step leads to in the same turn sets a deadline of its own": (
         *_guest(
             "sets no deadline",
-            "Ticketing, TicketUpdated",
             "Redeeming, LeaseUpdated",
             "ExtendingTicket, TicketUpdated",
             "ExtendingTicket, Denied",
@@ -86,12 +85,13 @@ REASONS: dict[str, tuple[str, ...]] = {
         *_site("has its effects twice", "Redeeming, Woken", "Active, Woken"),
         *_site("keeps no data", "Redeeming, Woken", "Priming, Woken", "Active, Woken"),
     ),
-    "Failed or Closed: both are the end, and the words beside it say why": _guest(
-        "closes",
-        "CloseWait, Refused",
-        "Failed, TicketUpdated",
-        "Failed, LeaseUpdated",
-        "Failed, Refused",
+    "Failed or Closed: both are the end, and the words beside it say why": (
+        *_guest("closes", "CloseWait, Refused", "Failed, TicketUpdated"),
+        *_guest("closes", "Failed, LeaseUpdated", "Failed, Refused"),
+        *_guest("keeps no data", "Ticketed, TicketUpdated"),
+    ),
+    "of what was never revoked all is left, and the calendars say so": (
+        "Authority._revoked_above: without `if delegation.revoked is None`",
     ),
     "an update that means nothing is taken by the role itself, and changes nothing": _guest(
         "is dropped",
@@ -180,9 +180,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "guards against policies and callers that no world has: they would break their own step": (
         "Authority._assign: without `self._release(Release(unit=name, epoch=epoch), key, now)`",
-        "Authority._take: without `if unit.owner is not None or unit.quarantined`",
-        "Authority._take: without `unit.owner is not None`",
-        "Authority._take: without `unit.quarantined`",
+        "Authority._take: without `if not unit.idle`",
         "Authority.fresh_epoch: without `if unit.owner is not None`",
         "Authority.retry: without `if lease.state is not SiteState.CLOSE_FAILED`",
     ),

@@ -18,12 +18,14 @@ from typing import Any
 
 from shirako.actors.authority import Authority, Unit
 from shirako.actors.broker import Broker
+from shirako.actors.revoking import LIVE, is_gone
 from shirako.actors.role import Role
 from shirako.core.authority import SiteLease, SiteState, UnitPhase
 from shirako.core.broker import BrokerLease, BrokerState
 from shirako.core.guest import GuestLease, GuestState
 from shirako.core.machine import Key, Record, state_of
 from shirako.core.terms import Term
+from shirako.trust import digest
 
 
 class Violation(Exception):
@@ -99,6 +101,7 @@ def check_site(site: Authority, before: Iterable[tuple[str, Key, Any]]) -> None:
     """EXCLUSIVE, CLEAN and ROOTED, of all that a site holds."""
     _check_units(site)
     _check_leases(site)
+    _check_revoked(site, before)
     _check_epochs(site, {value.name: value for kind, _, value in before if kind == "unit"})
     _check_spent(site)
 
@@ -186,6 +189,17 @@ def _check_spent(site: Authority) -> None:
                         raise Violation(f"ROOTED: more is redeemed at {tick} than was delegated")
 
 
+def _check_revoked(site: Authority, before: Iterable[tuple[str, Key, Any]]) -> None:
+    """ROOTED: nothing is redeemed or extended out of what was revoked before."""
+    things = list(before)
+    gone = {digest(v.chain[0]) for kind, _, v in things if kind == "delegation" and is_gone(v)}
+    known = {one.jti for kind, _, v in things if kind == "lease" for one in v.spent}
+    for lease in site.leases.values():
+        for one in lease.spent if lease.state in LIVE else ():
+            if one.jti not in known and one.ancestors[0].digest in gone:
+                raise Violation(f"ROOTED: {lease.id} gets what was revoked")
+
+
 # All actors in one state ----------------------------------------------------------------------
 
 
@@ -265,6 +279,7 @@ def check_told(
     now: int,
     *,
     patient: bool,
+    gone: bool,
     all_join: bool,
 ) -> None:
     """TOLD: nothing is under way any more, so everybody knows what became of the lease."""
@@ -280,6 +295,10 @@ def check_told(
         raise Violation(f"{who} is Joining, and no unit is being joined")
     if guest.state in (GuestState.ACTIVE, GuestState.JOINING, *_MAY_WAIT):
         _check_agreed(who, guest, broker, site, now)
+    if gone and guest.state is GuestState.TICKETED:
+        raise Violation(f"{who} is Ticketed, and what its ticket rests on was revoked")
+    if site is not None and site.state is SiteState.ACTIVE and bool(site.revoked) != gone:
+        raise Violation(f"{who}: its site does not know whether what it rests on was revoked")
     if all_join and guest.state is GuestState.ACTIVE:
         _check_joined(who, guest)
     if site is not None and site.state.final:
@@ -291,6 +310,17 @@ def check_told(
         _check_given_back(who, broker, site)
     if site is None and guest.state.final and now < guest.term.end and broker and broker.grants:
         raise Violation(f"{who} is over, and what it was sold is lost until its term ends")
+
+
+def check_heard(
+    site: Iterable[tuple[str, Key, Any]], broker: Iterable[tuple[str, Key, Any]]
+) -> bool:
+    """TOLD: nothing is under way, so the broker knows what was revoked. Whether anything is."""
+    said = {v.id: v.revoked for kind, _, v in site if kind == "delegation"}
+    heard = {v.id: v.revoked for kind, _, v in broker if kind == "delegation"}
+    if any(said.get(name, one) != one for name, one in heard.items()):
+        raise Violation("TOLD: the broker has not heard what was revoked, or given back")
+    return any(one is not None and not one.units for one in said.values())
 
 
 def check_served(site: Iterable[Record], units: Iterable[Unit], now: int) -> None:
@@ -317,6 +347,8 @@ def _check_agreed(
         raise Violation(f"{who}: guest, broker and site disagree on its term")
     if broker.state is not BrokerState.TICKETED and now < broker.term.end:
         raise Violation(f"{who} is Active, and {broker.state.value} at the broker")
+    if guest.revoked != site.revoked:
+        raise Violation(f"{who}: its guest has not heard what was revoked, or given back")
     if guest.units != site.units:
         raise Violation(f"{who}: guest and site disagree on how many units it has")
     theirs = {(a.unit, a.epoch) for a in site.working}
@@ -326,6 +358,11 @@ def _check_agreed(
 
 def _check_given_back(who: str, broker: BrokerLease | None, site: SiteLease) -> None:
     failed = len(site.uncleaned)
-    stuck = max((grant.units for grant in broker.grants), default=0) if broker else 0
+    # of an extension that the site never saw no receipt can tell: it stays sold to its term's end
+    known = {claim.jti for claim in site.claims}
+    stuck = max(
+        (grant.units for grant in (broker.grants if broker else ()) if grant.jti in known),
+        default=0,
+    )
     if stuck > failed:
         raise Violation(f"{who} is over, and the broker may not sell its {stuck} units again")

@@ -122,6 +122,7 @@ FUNCTIONS = {
                 "_check_chain",
                 "_check_unspent",
                 "_check_extension",
+                "_revoked_above",
                 "_extension",
                 "newcomer",
                 "admit",

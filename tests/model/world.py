@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from shirako.actors import revoking
 from shirako.actors.authority import Authority, Unit
 from shirako.actors.broker import Broker
 from shirako.actors.role import Refused, Role
@@ -104,6 +105,8 @@ class Bounds:
     """Guests may close at any time; otherwise leases end with their terms."""
     site_closes: int = 0
     """Leases that the site's admin closes."""
+    revokes: int = 0
+    """Times that the site's admin revokes what it has delegated, or gives it back again."""
     unsuitable: int = 0
     """Set-ups that fail for what the guest asks for, not for the unit."""
     deaths: int = 0
@@ -170,7 +173,7 @@ class Kept:
         records = tuple(value for kind, _, value in things if kind == "lease")
         outbox: dict[str, tuple[Message, ...]] = {}
         for kind, _, value in things:
-            if kind != "unit":
+            if kind not in ("unit", "volume", "posting", "conflict"):
                 for kid, line in value.lines.items():
                     outbox[kid] = (*outbox.get(kid, ()), *line.unacked)
         return cls(
@@ -441,7 +444,9 @@ class World:
         for number in numbers:
             hearing, refusal, _ = self.step(receiver, hearing, now, "receive", sender, number)
             refusals.append(refusal)
-            if refusal and refusal.retry and isinstance(self.messages[number], PREEMPTING):
+            preempts = isinstance(self.messages[number], PREEMPTING)
+            # receipts are taken in the order in which they stand in their accounts
+            if refusal and refusal.retry and refusal.code != "early" and preempts:
                 what = type(self.messages[number]).__name__
                 raise Violation(f"PREEMPTS: the {self.names[receiver]} does not take a {what}")
         for number, refusal in zip(numbers, refusals, strict=True):
@@ -518,7 +523,7 @@ class World:
         self._ending.update(names)
 
 
-_KINDS = {"lease": 0, "delegation": 1, "unit": 2}
+_KINDS = {"lease": 0, "delegation": 1, "unit": 2, "volume": 3, "posting": 4, "conflict": 5}
 
 
 def _in_order(thing: tuple[str, Key, Any]) -> tuple[int, Key]:
@@ -530,8 +535,10 @@ def _things(role: Role[Any]) -> tuple[tuple[str, Key, Any], ...]:
     things: list[tuple[str, Key, Any]] = [("lease", key, r) for key, r in role.leases.items()]
     if isinstance(role, Authority | Broker):
         things += [("delegation", d.key, d) for d in role.delegations.values()]
+        things += role.accounts.rows()
     if isinstance(role, Authority):
         things += [("unit", ("", u.name), u) for u in role.units.values()]
+        things += [("conflict", key, conflict) for key, conflict in role.conflicts.items()]
     return tuple(sorted(things, key=_in_order))
 
 
@@ -550,7 +557,13 @@ def _present(world: World, role: Role[Any], now: int, sender: str, said: int) ->
 def _acknowledged(world: World, role: Role[Any], _now: int, peer: int, said: int) -> None:
     message = world.messages[said]
     kid = key_of(world.names[peer]).public.kid
-    role.delivered("lease", (message.holder, message.rid), kid, message.n)
+    role.delivered(_kind(role, message), (message.holder, message.rid), kid, message.n)
+
+
+def _kind(role: Role[Any], message: Message) -> str:
+    """What a message is said of."""
+    of_site = isinstance(role, Authority) and isinstance(message, messages.UpdateTicket)
+    return "delegation" if of_site else "lease"
 
 
 def _refused(
@@ -559,7 +572,7 @@ def _refused(
     message = world.messages[said]
     kid = key_of(world.names[peer]).public.kid
     key = (message.holder, message.rid)
-    role.undeliverable("lease", key, kid, message, Refusal(0, code, reason), now)
+    role.undeliverable(_kind(role, message), key, kid, message, Refusal(0, code, reason), now)
 
 
 def _handled(_world: World, role: Role[Any], now: int, key: Key, work: Work, ok: bool) -> None:
@@ -639,6 +652,12 @@ def _close_at_site(_world: World, role: Role[Any], now: int, key: Key) -> None:
     role.apply(role.leases[key], CloseAsked(now=now, reason="the site needs it"), "admin")
 
 
+def _revoke(world: World, role: Role[Any], now: int) -> None:
+    assert isinstance(role, Authority)
+    units = world.bounds.sold if revoking.is_gone(role.delegations["d1"]) else 0
+    revoking.revoke(role, "d1", units, "sold", now, "admin")
+
+
 INPUTS: dict[str, Callable[..., Refusal | None]] = {
     "receive": _receive,
     "present": _present,
@@ -656,6 +675,7 @@ INPUTS: dict[str, Callable[..., Refusal | None]] = {
     "retry": _retry,
     "close": _close,
     "close at site": _close_at_site,
+    "revoke": _revoke,
 }
 
 

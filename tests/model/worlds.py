@@ -35,6 +35,11 @@ class Case:
 
 EXTENDED = ("guest is Active with an extension", "site is Active with an extension")
 
+REVOKED = (
+    "guest is Active and told of a revocation",
+    "guest is Failed with a proof of a revocation",
+)
+
 SECOND = ("site is Redeeming until units come free", "guest is Active as the second")
 CLOSE_FAILED = ("Closed", "Closed", "CloseFailed")
 
@@ -78,6 +83,9 @@ WORLDS = {
     ),
     "leases that the site closes": Case(
         Bounds(site_closes=1, extensions=1, closes=False), marks=EXTENDED
+    ),
+    "what was revoked, with lost and late messages": Case(
+        Bounds(revokes=1, faults=1, extensions=1, prompt=True), (ACTIVE, CLOSED, FAILED), REVOKED
     ),
     "a unit that dies": Case(
         Bounds(deaths=1, units=2, closes=False),
@@ -153,6 +161,23 @@ SMALL = {
     "one after the other": Case(
         Bounds(prompt=True, guests=2, follows=True, site_closes=1, failures=1, closes=False),
         marks=SECOND,
+    ),
+    "revoked": Case(
+        Bounds(prompt=True, revokes=1, extensions=1, closes=False),
+        (ACTIVE, CLOSED, FAILED),
+        (*EXTENDED, *REVOKED, "guest is Active with a proof of a revocation"),
+    ),
+    "revoked before it begins": Case(
+        Bounds(prompt=True, revokes=1, starts_in=3, closes=False),
+        (ACTIVE, CLOSED, FAILED, ("Ticketed", "Ticketed", "-")),
+        REVOKED,
+    ),
+    "revoked while it waits": Case(
+        Bounds(prompt=True, revokes=1, idle_deaths=1, mends=1, closes=False),
+        marks=REVOKED,
+    ),
+    "revoked and given back": Case(
+        Bounds(prompt=True, revokes=2, closes=False), (ACTIVE, CLOSED, FAILED), REVOKED
     ),
     "slow": Case(Bounds(closes=False)),
     "slow to close": Case(Bounds(closes=True)),

@@ -41,8 +41,8 @@ Connect to the server itself: a pooler that lends sessions out for single transa
 out the lock with them.
 
 Modules: `ledger` what the actor sees; `takeover` how a process comes to hold it; `tenure` who may
-act until when; `session` the connection and its lock; `process` which processes are dead; `schema`
-the tables, and what they add up to.
+act until when; `session` the connection and its lock; `process` which processes are dead;
+`copying` backups; `schema` the tables, and what they add up to.
 """
 
 from shirako.ledger.postgresql.ledger import PostgresLedger

@@ -16,6 +16,7 @@ from shirako.ledger import (
     LedgerError,
     LedgerLost,
     Link,
+    Total,
     Write,
     decode_entries,
     encode_entries,
@@ -69,6 +70,8 @@ class PostgresLedger:
         )
         self._under_way: Stored | None = None
         """What will be stored if the commit succeeds whose answer we wait for."""
+        self._counted: tuple[int, int] | None = None
+        """The records and their sums, where the last commit was answered."""
         self._trouble = ""
         """Why we could not connect again, as it was last logged."""
         self._closed = threading.Event()
@@ -110,7 +113,8 @@ class PostgresLedger:
             self._under_way = after
             try:
                 for _ in range(TRIES):
-                    if self._commit_once(parameters) or self._is_stored(after):
+                    self._counted = self._commit_once(parameters)
+                    if self._counted or self._is_stored(after):
                         self._stored = after
                         return
             finally:
@@ -131,6 +135,12 @@ class PostgresLedger:
     def last_link(self) -> Link | None:
         rows = self._read(schema.LAST_LINK, ())
         return Link(*rows[0]) if rows else None
+
+    def total(self) -> Total:
+        with self._using:
+            records, sums = self._counted or self._read(schema.COUNTED, ())[0]
+            commits, links, head = self._stored
+        return Total(commits, records, int(sums), links, head)
 
     def close(self) -> None:
         """End, and say so: whoever comes next need not wait."""
@@ -186,8 +196,11 @@ class PostgresLedger:
         }
         return Stored(commits + 1, links, head), parameters
 
-    def _commit_once(self, parameters: dict[str, Any]) -> bool:
-        """Whether it is certainly stored. Raises `CommitFailed` when it certainly is not."""
+    def _commit_once(self, parameters: dict[str, Any]) -> tuple[int, int] | None:
+        """The records and their sums when it is certainly stored; None: that is not known.
+
+        Raises `CommitFailed` when it certainly is not.
+        """
         session = self._connected()
         asked = steady()
         try:
@@ -198,13 +211,13 @@ class PostgresLedger:
             if not ended(session.db, error):
                 raise CommitFailed(f"{self._target}: {told(error)}") from error
             self._drop_session(error)
-            return False
+            return None
         if row is None:
             raise self._tenure.lose(f"{self._target} was changed by another process")
         self._tenure.confirm(asked)
         if steady() - asked > self._hold_seconds / BEATS:
             self._ask()  # a slow disk: what we know is old, and the actor is about to act
-        return True
+        return row[0], int(row[1])
 
     def _is_stored(self, after: Stored) -> bool:
         """Whether the commit whose session ended under it is stored."""

@@ -69,7 +69,7 @@ COMMIT: LiteralString = """
             head = %(head)b::text
         FROM old
         WHERE generation = %(generation)b::bigint AND commits = %(commits)b::bigint
-        RETURNING generation
+        RETURNING generation, fence.records, fence.record_sums
     ), put AS (
         INSERT INTO record
         SELECT written.* FROM written, held WHERE body IS NOT NULL
@@ -85,7 +85,7 @@ COMMIT: LiteralString = """
         INSERT INTO story
         SELECT lease, %(links)b::bigint FROM unnest(%(leases)b::bigint[]) AS lease, held
     )
-    SELECT generation FROM held
+    SELECT records, record_sums FROM held
 """
 """A whole commit in one statement: one round trip, and all or nothing without a BEGIN.
 
@@ -97,6 +97,8 @@ the row of the fence.
 STATE: LiteralString = """
     SELECT generation, holder, hold_ms, waiting, released, commits, links, head FROM fence
 """
+COUNTED: LiteralString = "SELECT records, record_sums FROM fence"
+TOTAL: LiteralString = "SELECT commits, records, record_sums, links, head FROM fence"
 TAKE_OVER: LiteralString = """
     UPDATE fence SET generation = %s, holder = %s, hold_ms = %s, waiting = %s, released = %s
 """
