@@ -1,28 +1,25 @@
 """How many whole lease lives a second: request, ticket, redeem, set-up, active, close, receipt.
 
-The null driver configures nothing, so this measures the brokering itself: signatures, ledgers
-(SQLite, synchronous=FULL), messages. One process (envelopes by function call) and three processes
-over HTTP on loopback; 1, 16 and 256 lives in flight; with and without 5,000 leases already held.
+The null driver configures nothing, so this measures the brokering itself: signatures, ledgers,
+messages. One process (envelopes by function call) and three processes over HTTP on loopback; 1, 16
+and 256 lives in flight; with and without leases already held; ledgers in SQLite (synchronous=FULL)
+and in a private PostgreSQL server (fsync and synchronous_commit on), over loopback. What is
+compared stands at the same time and takes turns.
 
-References in the same run: bare Ed25519 sign+verify pairs, bare aiohttp POST round trips.
+References in the same run: bare Ed25519 sign+verify pairs, bare aiohttp POST round trips, both
+before and after all else; for PostgreSQL the same with SQLite.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,198 +28,65 @@ import uvloop
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shirako.actors.actor import Actor
-from shirako.assembly import running
-from shirako.core.guest import GuestLease, GuestState
-from shirako.core.terms import Term
-from shirako.descriptor import read_descriptor
+from bench.rig import report
+from bench.rig.deployment import UNITS, Deployment, Turns, cpu_ratio, rate_ratio
+from bench.rig.folder import Folder, new_database, server_settings
+from bench.rig.lives import Measured, joined
 from shirako.testbed.ports import free_ports
-from shirako.trust import PrivateKey
+from shirako.testbed.postgres import Postgres
 
-UNITS = 12_000
-TERM_SECONDS = 3600
-ACTORS = ("site", "broker", "guest")
-
-DESCRIPTOR = """\
-<actors xmlns="urn:shirako:actors:1" state="state">
-  <authority name="site" url="http://127.0.0.1:{ports[0]}" key="keys/site.jwk">
-    <pool type="node" assignment="first-fit">
-      <driver name="null"/><units prefix="n" count="{units}"/>
-    </pool>
-    <delegation name="share" to="broker" type="node" units="{units}"/>
-  </authority>
-  <broker name="broker" url="http://127.0.0.1:{ports[1]}" key="keys/broker.jwk"
-          allocation="first-come"/>
-  <service-manager name="guest" url="http://127.0.0.1:{ports[2]}" key="keys/guest.jwk"
-                   demand="static"/>
-  <edge from="site" to="broker"/><edge from="broker" to="guest"/>
-</actors>
-"""
+LEDGERS = {
+    "sqlite": ("sqlite",),
+    "postgresql": ("postgresql",),
+    "both": ("sqlite", "postgresql"),
+}
+IN_FLIGHT = (1, 16, 256)
 
 
-@dataclass
-class Measured:
-    """One run: its rate, its steps, and what it cost."""
+class Size:
+    """How much is measured."""
 
-    lives: int
-    seconds: float
-    steps: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    cpu_ms: dict[str, float] = field(default_factory=dict)
-    """CPU milliseconds a life, by process."""
-
-    @property
-    def rate(self) -> float:
-        return self.lives / self.seconds
+    def __init__(self, *, quick: bool) -> None:
+        self.lives = {1: 20, 16: 100, 256: 400} if quick else {1: 80, 16: 400, 256: 1500}
+        """A round, by lives in flight."""
+        self.rounds = 1 if quick else 3
+        self.held = 500 if quick else 5000
+        self.reference_seconds = 0.3 if quick else 1.0
 
 
-class Lives:
-    """Lives whole leases against the guest's actor, in this process."""
-
-    def __init__(self, actor: Actor[Any]) -> None:
-        self.actor = actor
-        self._count = 0
-        self._prefix = actor.entropy.fresh_id()
-
-    async def until(self, key: tuple[str, str], *states: GuestState) -> GuestLease:
-        async for record in self.actor.changes(key):
-            if isinstance(record, GuestLease):
-                if record.state in states:
-                    return record
-                if record.state.final:
-                    raise RuntimeError(f"lease ended as {record.state}: {record.reason}")
-        raise RuntimeError("the actor stopped")
-
-    async def begin(self) -> tuple[str, str]:
-        self._count += 1
-        role = self.actor.role
-        now = self.actor.clock.tick()
-        lease = GuestLease(
-            id=f"{self._prefix}{self._count}",
-            guest=role.me.party,
-            slice="bench",
-            type="node",
-            units=1,
-            least_units=1,
-            state=GuestState.NASCENT,
-            broker=next(iter(role.brokers.values())),
-            term=Term(now, now + TERM_SECONDS),
-        )
-        await self.actor.submit(lambda r, n: r.request(lease, n, "bench"))
-        return lease.key
-
-    async def live(self, steps: dict[str, list[float]]) -> None:
-        clock = time.perf_counter
-        begun = clock()
-        key = await self.begin()
-        requested = clock()
-        await self.until(key, GuestState.REDEEMING, GuestState.ACTIVE)
-        ticketed = clock()
-        await self.until(key, GuestState.ACTIVE)
-        active = clock()
-        await self.actor.submit(lambda r, n: r.close(key, "done", n, "bench"))
-        await self.until(key, GuestState.CLOSED)
-        closed = clock()
-        steps["request"].append(requested - begun)
-        steps["ticket"].append(ticketed - requested)
-        steps["redeem"].append(active - ticketed)
-        steps["to_active"].append(active - requested)
-        steps["close"].append(closed - active)
-
-    async def hold(self, count: int) -> None:
-        """Make `count` leases and keep them."""
-        for start in range(0, count, 500):
-            keys = await asyncio.gather(*(self.begin() for _ in range(min(500, count - start))))
-            await asyncio.gather(*(self.until(key, GuestState.ACTIVE) for key in keys))
-
-    async def measure(self, count: int, in_flight: int) -> Measured:
-        steps: dict[str, list[float]] = defaultdict(list)
-        left = iter(range(count))
-
-        async def worker() -> None:
-            for _ in left:
-                await self.live(steps)
-
-        begun = time.perf_counter()
-        await asyncio.gather(*(worker() for _ in range(in_flight)))
-        return Measured(count, time.perf_counter() - begun, steps)
+# References -----------------------------------------------------------------------------------
 
 
-class Deployment:
-    """Three actors in `folder`: all in this process, or site and broker each in its own."""
+class References:
+    """Bare operations, measured twice."""
 
-    def __init__(self, folder: Path, *, processes: int) -> None:
-        self.folder = folder
-        self.processes = processes
-        self.children: dict[str, subprocess.Popen[bytes]] = {}
-        self._stack = AsyncExitStack()
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._taken: dict[str, list[float]] = {}
 
-    async def __aenter__(self) -> Lives:
-        ports = free_ports(("127.0.0.1",), seed=str(self.folder))
-        text = DESCRIPTOR.format(ports=[next(ports) for _ in ACTORS], units=UNITS)
-        path = self.folder / "actors.xml"
-        path.write_text(text)
-        for name in ACTORS:
-            PrivateKey.generate().write(self.folder / "keys" / f"{name}.jwk")
-        descriptor = read_descriptor(path)
-        names: tuple[str, ...] = ()
-        if self.processes == 3:
-            names = ("guest",)
-            for name in ("site", "broker"):
-                command = [sys.executable, "-m", "shirako", "run", str(path), "--actor", name]
-                self.children[name] = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        actors = await self._stack.enter_async_context(running(descriptor, names))
-        guest = next(one.actor for one in actors if one.spec.name == "guest")
-        lives = Lives(guest)
-        await self._until_delegated(lives)
-        return lives
+    async def measure(self) -> None:
+        per_s, cpu_us = ed25519_pairs(self._seconds)
+        taken = {
+            "ed25519_pairs_per_s": per_s,
+            "ed25519_pair_cpu_us": cpu_us,
+            "aiohttp_posts_per_s": await aiohttp_posts_per_s(self._seconds),
+        }
+        for name, value in taken.items():
+            self._taken.setdefault(name, []).append(value)
 
-    async def _until_delegated(self, lives: Lives) -> None:
-        """The broker refuses until the site's delegation has reached it."""
-        for _ in range(200):
-            try:
-                await lives.live(defaultdict(list))
-            except RuntimeError:
-                await asyncio.sleep(0.1)
-            else:
-                return
-        raise RuntimeError("the broker got no delegation")
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
-        for child in self.children.values():
-            child.terminate()
-            child.wait()
-
-    def cpu_seconds(self) -> dict[str, float]:
-        own = resource.getrusage(resource.RUSAGE_SELF)
-        used = {"guest" if self.processes == 3 else "all": own.ru_utime + own.ru_stime}
-        for name, child in self.children.items():
-            fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
-            used[name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return used
+    def means(self) -> dict[str, float]:
+        return {name: statistics.mean(values) for name, values in self._taken.items()}
 
 
-async def one(processes: int, in_flight: int, held: int, count: int) -> Measured:
-    with tempfile.TemporaryDirectory(prefix="shirako-bench-") as folder:
-        deployment = Deployment(Path(folder), processes=processes)
-        async with deployment as lives:
-            await lives.measure(min(100, count), in_flight)
-            await lives.hold(held)
-            before = deployment.cpu_seconds()
-            measured = await lives.measure(count, in_flight)
-            after = deployment.cpu_seconds()
-        measured.cpu_ms = {name: (after[name] - before[name]) * 1000 / count for name in after}
-        return measured
-
-
-def ed25519_pairs_per_s(seconds: float) -> float:
+def ed25519_pairs(seconds: float) -> tuple[float, float]:
+    """Pairs of a signature and a verification of 1 KB, a second; CPU microseconds of each."""
     key = Ed25519PrivateKey.generate()
     public, message = key.public_key(), b"x" * 1024
-    begun, done = time.perf_counter(), 0
+    begun, spent, done = time.perf_counter(), time.process_time(), 0
     while (elapsed := time.perf_counter() - begun) < seconds:
         public.verify(key.sign(message), message)
         done += 1
-    return done / elapsed
+    return done / elapsed, (time.process_time() - spent) / done * 1e6
 
 
 async def aiohttp_posts_per_s(seconds: float) -> float:
@@ -232,7 +96,7 @@ async def aiohttp_posts_per_s(seconds: float) -> float:
     try:
         async with aiohttp.ClientSession() as session:
             url = f"http://127.0.0.1:{port}/"
-            for _ in range(200):
+            for _ in range(400):
                 try:
                     await session.post(url, data=b"x")
                     break
@@ -258,61 +122,118 @@ def serve(port: int) -> None:
     web.run_app(app, host="127.0.0.1", port=port, print=None, loop=uvloop.new_event_loop())
 
 
-def quantile(values: list[float], part: float) -> float:
-    return sorted(values)[min(int(len(values) * part), len(values) - 1)] * 1000
+# Lives ----------------------------------------------------------------------------------------
 
 
-async def main(*, quick: bool) -> dict[str, Any]:
-    seconds = 0.5 if quick else 2.0
-    references = {
-        "ed25519_pairs_per_s": ed25519_pairs_per_s(seconds),
-        "aiohttp_posts_per_s": await aiohttp_posts_per_s(seconds),
-    }
+async def one_process(path: Path, size: Size) -> dict[int, list[Measured]]:
+    """By lives in flight, with SQLite."""
+    turns = Turns({"1p": Deployment(Folder.make(path, UNITS), processes=1)})
+    async with turns:
+        return {
+            in_flight: (await turns.measure(["1p"], size.lives[in_flight], in_flight, size.rounds))[
+                "1p"
+            ]
+            for in_flight in IN_FLIGHT
+        }
+
+
+async def three_processes(
+    path: Path, size: Size, ledgers: tuple[str, ...], server: Postgres | None
+) -> dict[tuple[str, int, int], list[Measured]]:
+    """By ledger, lives in flight, and leases held meanwhile."""
+    deployments: dict[str, Deployment] = {}
+    urls = {"sqlite": ""}
+    if server is not None:
+        urls["postgresql"] = new_database(server, "lives", path / "passwords")
+    for ledger in ledgers:
+        folder = Folder.make(path / ledger, UNITS, ledger=urls[ledger])
+        deployments[ledger] = Deployment(folder, server=server if urls[ledger] else None)
+    if "sqlite" in ledgers:
+        deployments["held"] = Deployment(Folder.make(path / "held", UNITS))
+    found: dict[tuple[str, int, int], list[Measured]] = {}
+    async with Turns(deployments) as turns:
+        if "sqlite" in ledgers:
+            await turns.lives["held"].hold(size.held)
+        for in_flight in IN_FLIGHT:
+            kinds = list(deployments) if in_flight == max(IN_FLIGHT) else list(ledgers)
+            runs = await turns.measure(kinds, size.lives[in_flight], in_flight, size.rounds)
+            for kind, measured in runs.items():
+                key = ("sqlite", in_flight, size.held) if kind == "held" else (kind, in_flight, 0)
+                found[key] = measured
+    return found
+
+
+def name_of(ledger: str, in_flight: int, held: int) -> str:
+    """Of a case with three processes; what is not said is SQLite, and no leases held."""
+    words = ["3p", str(in_flight)]
+    if ledger != "sqlite":
+        words.insert(0, ledger)
+    if held:
+        words.append(str(held))
+    return ".".join(words)
+
+
+async def main(*, quick: bool, ledgers: tuple[str, ...]) -> dict[str, Any]:
+    size = Size(quick=quick)
+    bare = References(size.reference_seconds)
     figures: dict[str, float] = {}
-    counts = {1: 60, 16: 400, 256: 1500} if quick else {1: 300, 16: 2000, 256: 6000}
-    cases = [(p, f, 0) for p in (1, 3) for f in (1, 16, 256)]
-    for processes, in_flight, held in [*cases, (1, 256, 5000), (3, 256, 5000)]:
-        measured = await one(processes, in_flight, held, counts[in_flight])
-        name = f"{processes}p.{in_flight}" + (f".{held}" if held else "")
-        figures[f"lives_per_s.{name}"] = measured.rate
-        for step, values in measured.steps.items():
-            figures[f"{step}_ms_p50.{name}"] = statistics.median(values) * 1000
-            figures[f"{step}_ms_p99.{name}"] = quantile(values, 0.99)
-        if in_flight == 256:
-            figures[f"cpu_ms_per_life.{name}"] = sum(measured.cpu_ms.values())
-            for process, spent in measured.cpu_ms.items():
-                figures[f"cpu_ms_per_life.{name}.{process}"] = spent
-        print(f"{name}: {measured.rate:.0f} lives/s", file=sys.stderr)
-    figures["cpu_ms_per_life.3p"] = figures["cpu_ms_per_life.3p.256"]
-    pairs = references["ed25519_pairs_per_s"]
-    ratios = {
-        "lives_3p_256_per_ed25519_pair": figures["lives_per_s.3p.256"] / pairs,
-        "lives_1p_256_per_ed25519_pair": figures["lives_per_s.1p.256"] / pairs,
-        "lives_3p_256_per_post": figures["lives_per_s.3p.256"] / references["aiohttp_posts_per_s"],
-        "with_5000_held_to_without.3p": figures["lives_per_s.3p.256.5000"]
-        / figures["lives_per_s.3p.256"],
-    }
+    settings: dict[str, str] = {}
+    alone: dict[int, list[Measured]] = {}
+    with tempfile.TemporaryDirectory(prefix="shirako-bench-") as name, ExitStack() as stack:
+        await bare.measure()
+        server = stack.enter_context(Postgres()) if "postgresql" in ledgers else None
+        if server is not None:
+            settings = server_settings(server)
+        if "sqlite" in ledgers:
+            alone = await one_process(Path(name) / "1p", size)
+        found = await three_processes(Path(name), size, ledgers, server)
+        await bare.measure()
+    for in_flight, runs in alone.items():
+        figures |= joined(runs).told(f"1p.{in_flight}")
+    for key, runs in found.items():
+        figures |= joined(runs).told(name_of(*key))
+    references = bare.means()
     return {
         "figures": figures,
         "references": references,
-        "ratios": ratios,
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "ratios": ratios_of(figures, references) | comparisons(found, size.held),
+        "machine": report.machine(**settings),
     }
 
 
+def ratios_of(figures: dict[str, float], references: dict[str, float]) -> dict[str, float]:
+    """To the bare operations."""
+    ratios = {}
+    for name in ("1p.256", "3p.256", "postgresql.3p.256"):
+        if f"lives_per_s.{name}" not in figures:
+            continue
+        rate, cpu_ms = figures[f"lives_per_s.{name}"], figures[f"cpu_ms_per_life.{name}"]
+        ratios[f"lives_per_ed25519_pair.{name}"] = rate / references["ed25519_pairs_per_s"]
+        ratios[f"lives_per_post.{name}"] = rate / references["aiohttp_posts_per_s"]
+        ratios[f"cpu_in_ed25519_pairs.{name}"] = cpu_ms * 1000 / references["ed25519_pair_cpu_us"]
+    return ratios
+
+
+def comparisons(found: dict[tuple[str, int, int], list[Measured]], held: int) -> dict[str, float]:
+    """Of what took turns."""
+    ratios = {}
+    for in_flight in IN_FLIGHT:
+        sqlite, postgresql = (found.get((kind, in_flight, 0)) for kind in LEDGERS["both"])
+        if sqlite and postgresql:
+            ratios[f"postgresql_to_sqlite.3p.{in_flight}"] = rate_ratio(postgresql, sqlite)
+            ratios[f"cpu_postgresql_to_sqlite.3p.{in_flight}"] = cpu_ratio(postgresql, sqlite)
+    if with_held := found.get(("sqlite", 256, held)):
+        ratios[f"with_{held}_held_to_without.3p"] = rate_ratio(with_held, found["sqlite", 256, 0])
+    return ratios
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer lives a case")
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
+    parser = report.options(__doc__, "fewer lives a case, one round of each")
+    parser.add_argument("--ledger", choices=LEDGERS, default="both", help="default: both")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(options.serve)
+    chosen = parser.parse_args()
+    if chosen.serve:
+        serve(chosen.serve)
     else:
-        result = uvloop.run(main(quick=options.quick))
-        if options.json:
-            print(json.dumps(result, indent=1))
-        else:
-            for group in ("references", "figures", "ratios"):
-                for label, value in result[group].items():
-                    print(f"{label:44} {value:12.3f}")
+        result = uvloop.run(main(quick=chosen.quick, ledgers=LEDGERS[chosen.ledger]))
+        report.show(result, as_json=chosen.json)

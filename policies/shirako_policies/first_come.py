@@ -1,7 +1,8 @@
 """First come, first served: the broker's default allocation.
 
-A request gets its term wholly, from the first delegation in which all its units are free; fewer
-units only if the guest said so. An extension may go on in another delegation where the first ends.
+A request gets its term wholly, from the first delegation in which all its units are free, or from
+several of one site that together have them (`together`); fewer units only if the guest said so. An
+extension goes on at the same site, in whatever is delegated there.
 A refusal says what would have worked: how many units, until when, or from when.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from shirako.core.messages import Offer
 from shirako.core.policy import Declined, Demanded, Given, Share
 from shirako.core.terms import Term
+from shirako_policies.together import first_fit, free, held, pieces, reach
 
 
 class FirstCome:
@@ -34,50 +36,67 @@ class FirstCome:
 
 
 def _begin(shares: Sequence[Share], request: Demanded, now: int) -> Given | Declined:
-    best = max(shares, key=lambda share: share.calendar.free(request.term))
-    first = next((s for s in shares if s.calendar.free(request.term) >= request.units), best)
-    units = min(first.calendar.free(request.term), request.units)
+    sites = _sites(shares)
+    best = max(sites, key=lambda site: free(site, request.term))
+    site = next((s for s in sites if free(s, request.term) >= request.units), best)
+    units = min(free(site, request.term), request.units)
     if units >= request.least_units:
-        latest, cap = _latest_end(shares, units, request.term.start)
+        latest, cap = _latest_end(site, units, request.term.start)
         return Given(
             units=units,
-            pieces=((first.delegation, request.term),),
+            pieces=pieces(site, units, request.term),
             offer=Offer(latest_end=latest, cap=cap),
         )
     return Declined(
         code="unavailable",
-        reason=_why(shares, request, units),
-        offer=_counter_offer(shares, request, units, now),
+        reason=_why(sites, request, units),
+        offer=_counter_offer(sites, request, units, now),
     )
 
 
-def _why(shares: Sequence[Share], request: Demanded, free: int) -> str:
-    most = max(share.calendar.capacity for share in shares)
+def _sites(shares: Sequence[Share]) -> list[list[Share]]:
+    """The shares by their sites: a lease is at one of them."""
+    sites: dict[str, list[Share]] = {}
+    for share in shares:
+        sites.setdefault(share.site, []).append(share)
+    return list(sites.values())
+
+
+def _why(sites: Sequence[Sequence[Share]], request: Demanded, units: int) -> str:
+    most = max(map(held, sites))
     if request.units > most:
-        return f"{request.units} units were asked for; this broker holds {most} of {request.type}"
-    ends = max(share.calendar.term.end for share in shares)
-    if request.term.end > ends or all(s.calendar.term.start > request.term.start for s in shares):
+        where = " at one site" if len(sites) > 1 else ""
+        return (
+            f"{request.units} units were asked for; this broker holds {most} of "
+            f"{request.type}{where}"
+        )
+    terms = [share.calendar.term for site in sites for share in site]
+    late = request.term.end > max(term.end for term in terms)
+    if late or request.term.start < min(term.start for term in terms):
         return f"the term reaches beyond what sites have delegated of {request.type}"
-    return f"{free} of {request.units} units are free during the whole term"
+    return f"{units} of {request.units} units are free during the whole term"
 
 
-def _counter_offer(shares: Sequence[Share], request: Demanded, free: int, now: int) -> Offer:
-    latest, cap = _latest_end(shares, request.units, request.term.start)
-    fits = [
-        s.calendar.first_fit(request.units, request.term.ticks, max(request.term.start, now))
-        for s in shares
-    ]
-    starts = [start for start in fits if start is not None]
+def _counter_offer(
+    sites: Sequence[Sequence[Share]], request: Demanded, units: int, now: int
+) -> Offer:
+    latest, cap = max(_latest_end(site, request.units, request.term.start) for site in sites)
+    start = max(request.term.start, now)
+    fits = [first_fit(site, request.units, request.term.ticks, start) for site in sites]
+    starts = [tick for tick in fits if tick is not None]
     found = latest > request.term.start
     return Offer(
-        units=free or None,
+        units=units or None,
         latest_end=latest if found else None,
         cap=cap if found else None,
         start=min(starts) if starts else None,
     )
 
 
-def _extend(shares: Sequence[Share], request: Demanded) -> Given | Declined:
+def _extend(offered: Sequence[Share], request: Demanded) -> Given | Declined:
+    shares = [share for share in offered if share.site == request.site]
+    if not shares:
+        return Declined(code="unavailable", reason="the site has delegated nothing any more")
     latest, cap = _latest_end(shares, request.units, request.term.start)
     offer = Offer(latest_end=latest, cap=cap)
     end = min(request.term.end, latest)
@@ -89,7 +108,7 @@ def _extend(shares: Sequence[Share], request: Demanded) -> Given | Declined:
         )
     return Given(
         units=request.units,
-        pieces=_pieces(shares, request.units, Term(request.term.start, end)),
+        pieces=pieces(shares, request.units, Term(request.term.start, end)),
         offer=offer,
     )
 
@@ -101,26 +120,8 @@ _SAID = {
 
 
 def _latest_end(shares: Sequence[Share], units: int, start: int) -> tuple[int, str]:
-    """Until when `units` can be had from `start` on, from one share after another; and the cap."""
-    at = start
-    while True:
-        reach = max(share.calendar.free_until(units, at) for share in shares)
-        if reach <= at:
-            break
-        at = reach
-    # of a share that has shrunk below what is asked for, nobody else has what is missing
-    able = [share.calendar.term for share in shares if share.calendar.capacity >= units]
-    booked = any(term.start <= at < term.end for term in able)
-    return at, "booked" if booked else "delegation"
-
-
-def _pieces(shares: Sequence[Share], units: int, term: Term) -> tuple[tuple[str, Term], ...]:
-    """The term cut where one share ends and the next goes on, the one reaching farthest first."""
-    pieces: list[tuple[str, Term]] = []
-    at = term.start
-    while at < term.end:
-        share = max(shares, key=lambda s: s.calendar.free_until(units, at))
-        reach = min(share.calendar.free_until(units, at), term.end)
-        pieces.append((share.delegation, Term(at, reach)))
-        at = reach
-    return tuple(pieces)
+    """Until when `units` can be had of one site from `start` on; and the cap."""
+    at = reach(shares, units, start)
+    # where less is held than is asked for, nobody else has what is missing
+    able = sum(s.calendar.capacity for s in shares if s.calendar.term.covers(at))
+    return at, "booked" if able >= units else "delegation"

@@ -51,6 +51,7 @@ from shirako.core.messages import Message
 from shirako.core.policy import Assignment, Wanted
 from shirako.core.properties import fault, name_fault, ssh_key_fault
 from shirako.core.terms import Term
+from shirako.core.tickets import shared_out, worth
 from shirako.trust import PublicKey, Untrusted, digest
 
 SUSPECT_CHARACTERS_MAX = 500
@@ -209,9 +210,10 @@ class Authority(Role[SiteLease]):
 
     def _settle(self, key: Key, kept: int, now: int) -> None:
         lease = self.leases[key]
+        parts = [(claim.units, claim.term) for claim in lease.claims]
         postings = tuple(
-            self.accounts.post(claim.parent, Entry(claim.jti, claim.term.end, kept), now)
-            for claim in lease.claims
+            self.accounts.post(claim.parent, Entry(claim.jti, claim.term.end, units), now)
+            for claim, units in zip(lease.claims, shared_out(parts, kept), strict=True)
         )
         self.apply(lease, Settled(now=now, postings=postings), "site")
 
@@ -354,21 +356,22 @@ class Authority(Role[SiteLease]):
         if isinstance(message, messages.Redeem):
             self._check_unspent(spent, message.ticket, now)
         leaf = claims[0][-1]
-        if leaf.extends:
+        units, term = worth([chain[-1] for chain in claims])
+        if any(chain[-1].extends for chain in claims):
             raise Refused("unfit", "an extension is good for extending a live lease only")
         record = SiteLease(
             id=message.rid,
             guest=leaf.holder,
             slice="",
             type=leaf.type,
-            units=leaf.units,
-            least_units=leaf.units,
+            units=units,
+            least_units=units,
             state=SiteState.NASCENT,
             attempts=self.attempts.get(leaf.type, machine.TEARDOWN_ATTEMPTS),
-            term=Term(leaf.term.start, max(chain[-1].term.end for chain in claims)),
+            term=term,
             broker=claims[0][-2].holder,
             spent=spent,
-            last_end=max(chain[-1].term.end for chain in claims),
+            last_end=term.end,
         )
         if isinstance(message, messages.Redeem):
             record = self._configured(record, message)
@@ -482,7 +485,7 @@ class Authority(Role[SiteLease]):
             for one in spent:
                 self._spend(one)
                 self._redeemed[one.name] = record.key
-        end = max(chain[-1].term.end for chain in claims)
+        end = worth([chain[-1] for chain in claims])[1].end
         return machine.ExtendLeaseAsked(now=now, message=message, spent=spent, end=end)
 
     # After a restore --------------------------------------------------------------------------
@@ -536,20 +539,21 @@ class Authority(Role[SiteLease]):
         """The chains of a ticket, in order of time, and what each is worth; raises `Refused`.
 
         Checked: every signature and link from our own root, that the presenter is the holder,
-        that it is for this reservation, unexpired, and that the chains follow one another.
+        that it is for this reservation, unexpired, of one broker, and that the chains make up the
+        same units all the time.
         """
         if not 1 <= len(ticket) <= CHAINS_MAX:
             raise Refused("unfit", f"a ticket has 1 to {CHAINS_MAX} chains")
-        chains = [self._check_chain(sender, rid, chain, now) for chain in ticket]
-        chains.sort(key=lambda chain: chain[-1].term.start)
-        for earlier, later in itertools.pairwise(chains):
-            before, after = earlier[-1], later[-1]
-            if after.term.start != before.term.end:
-                raise Refused("unfit", "the chains of the ticket leave a gap or overlap")
-            if (after.units, after.type) != (before.units, before.type):
-                raise Refused("unfit", "the chains of the ticket differ in units or type")
-        tokens = {chain[-1].digest: tokens for chain, tokens in zip(chains, ticket, strict=True)}
-        return chains, tuple(_spent(chain, tokens[chain[-1].digest]) for chain in chains)
+        read = [(self._check_chain(sender, rid, tokens, now), tokens) for tokens in ticket]
+        read.sort(key=lambda one: one[0][-1].term)
+        chains = [chain for chain, _ in read]
+        try:
+            worth([chain[-1] for chain in chains])
+        except Unfit as error:
+            raise Refused("unfit", str(error)) from error
+        if len({chain[-1].issuer for chain in chains}) > 1:
+            raise Refused("unfit", "the chains of the ticket are of several brokers")
+        return chains, tuple(_spent(chain, tokens) for chain, tokens in read)
 
     def _check_chain(
         self, sender: PublicKey, rid: str, chain: tuple[str, ...], now: int
@@ -577,20 +581,34 @@ class Authority(Role[SiteLease]):
 
     def _check_unspent(self, spent: tuple[Spent, ...], ticket: Ticket, now: int) -> None:
         roots = {digest(chain[0]): chain[0] for chain in ticket}
-        for one in spent:
+        for index, one in enumerate(spent):
             tokens = (roots[one.ancestors[0].digest], *one.tokens)
             if one.name in self._redeemed:
                 raise Refused("spent", "the ticket was redeemed before")
             for number, ancestor in enumerate(one.ancestors, 1):
-                calendar = self._spending.get(ancestor.digest)
-                if calendar is None:
-                    continue
+                beside = [other for other in spent[:index] if ancestor in other.ancestors]
+                calendar = self._calendar(ancestor, beside)
                 ahead = Term(max(one.term.start, calendar.term.start), one.term.end)
                 if calendar.free(ahead) < one.units:
-                    self._refuse_oversold(tokens, tokens[:number], ahead, now)
+                    others = [(roots[o.ancestors[0].digest], *o.tokens) for o in beside]
+                    self._refuse_oversold([tokens, *others], tokens[:number], ahead, now)
 
-    def _refuse_oversold(self, tokens: Chain, above: Chain, term: Term, now: int) -> NoReturn:
-        """More would be redeemed below the last claim of `above` than it is worth (rule 4)."""
+    def _calendar(self, ancestor: machine.Ancestor, beside: list[Spent]) -> Calendar:
+        """What is redeemed below a claim, with these claims of the same ticket."""
+        calendar = self._spending.get(ancestor.digest)
+        if calendar is not None and not beside:
+            return calendar
+        known = [] if calendar is None else calendar.steps()
+        copy = Calendar(ancestor.capacity, ancestor.term if calendar is None else calendar.term)
+        for (start, units), (end, _) in itertools.pairwise(known):
+            copy.restore(units, Term(start, end))
+        for other in beside:
+            copy.restore(other.units, other.term)
+        return copy
+
+    def _refuse_oversold(self, chains: list[Chain], above: Chain, term: Term, now: int) -> NoReturn:
+        """With these chains of a ticket more would be redeemed below the last claim of `above` than
+        it is worth (rule 4)."""
         sold = self.verifier.chain(above)[-1]
         others = [
             (above[0], *spent.tokens)
@@ -599,7 +617,7 @@ class Authority(Role[SiteLease]):
             if spent.tokens and any(a.digest == sold.digest for a in spent.ancestors)
         ]
         ahead = Term(max(term.start, now), term.end)
-        conflict = conflict_of([tokens, *others], above, ahead, self.accounts, self.verifier)
+        conflict = conflict_of([*chains, *others], above, ahead, self.accounts, self.verifier)
         reason = (
             f"with this ticket more of the claim {sold.jti} would be redeemed than its "
             f"{sold.units} units; {sold.holder.name or sold.holder.kid} sold too much"
@@ -635,12 +653,13 @@ class Authority(Role[SiteLease]):
 
     def _check_extension(self, record: SiteLease, claims: list[tuple[Claim, ...]]) -> None:
         """An extension claim covers exactly `[old end, new end)` (rule 4)."""
-        first = claims[0][-1]
+        leaves = [chain[-1] for chain in claims]
+        units, term = worth(leaves)
         if any(chain[-1].extends not in {s.jti for s in record.spent} for chain in claims):
             raise Refused("unfit", "the ticket does not extend this lease's ticket")
-        if first.term.start != record.term.end:
+        if term.start != record.term.end:
             raise Refused("unfit", "the extension does not begin where the lease ends")
-        if first.type != record.type or first.units < record.units:
+        if leaves[0].type != record.type or units < record.units:
             raise Refused("unfit", "the extension is on another type or on fewer units")
 
     def _spend(self, spent: Spent) -> None:

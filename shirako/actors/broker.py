@@ -47,7 +47,7 @@ from shirako.core.delegation import Delegation, capacity, pushed
 from shirako.core.exchange import Line
 from shirako.core.machine import Event, Key, Me
 from shirako.core.messages import NAME_CHARACTERS_MAX, Message
-from shirako.core.policy import Allocation, Declined, Demanded, Given, Share
+from shirako.core.policy import Allocation, Declined, Demanded, Given, Piece, Share
 from shirako.core.properties import fault, name_fault
 from shirako.core.terms import Term
 from shirako.trust import PublicKey, digest
@@ -153,7 +153,8 @@ class Broker(Role[BrokerLease]):
         self._note_root(delegation.chain)
         self.sites[claims[0].issuer] = None
         units = capacity(claims, delegation.revoked)
-        share = Share(delegation=delegation.id, calendar=Calendar(units, claim.term))
+        calendar = Calendar(units, claim.term)
+        share = Share(delegation=delegation.id, calendar=calendar, site=claims[0].issuer)
         others = [s for s in self.shares.get(delegation.type, []) if s.delegation != delegation.id]
         self.shares[delegation.type] = [*others, share]
 
@@ -268,6 +269,7 @@ class Broker(Role[BrokerLease]):
             term=asked.term,
             least_end=asked.least_end,
             extension=bool(asked.extends),
+            site=self.verifier.chain(lease.grants[0].chain[:1])[0].issuer if asked.extends else "",
             properties=lease.request,
         )
 
@@ -280,8 +282,8 @@ class Broker(Role[BrokerLease]):
             event = Denied(now=now, code=decision.code, reason=reason, offer=decision.offer)
         else:
             grants = tuple(
-                self._grant(lease, asked, number, delegation, decision.units, term)
-                for number, (delegation, term) in enumerate(decision.pieces)
+                self._grant(lease, asked, number, piece)
+                for number, piece in enumerate(decision.pieces)
             )
             for grant in grants:
                 self._book(grant)
@@ -297,15 +299,8 @@ class Broker(Role[BrokerLease]):
             return ""
         return f"; restored from a backup, this broker sells no more of some until {utc(until)}"
 
-    def _grant(
-        self,
-        lease: BrokerLease,
-        asked: Allocate,
-        number: int,
-        delegation: str,
-        units: int,
-        term: Term,
-    ) -> Grant:
+    def _grant(self, lease: BrokerLease, asked: Allocate, number: int, piece: Piece) -> Grant:
+        delegation, term, units = piece
         held = self.delegations[delegation]
         # a number of the guest's request is used once, so the id is unique and yet repeatable
         seed = f"{self.me.party.kid}/{lease.guest.kid}/{lease.id}/{lease.asked}/{number}"

@@ -22,6 +22,7 @@ from shirako.core.machine import Event, Key, Me
 from shirako.core.messages import RESTORED, Message
 from shirako.core.policy import Demand, End, Extend, GoOn, Wait
 from shirako.core.terms import Term
+from shirako.core.tickets import worth
 from shirako.transport.envelope import Refusal
 from shirako.trust import PublicKey
 
@@ -241,8 +242,7 @@ class ServiceManager(Role[GuestLease]):
                 raise Refused("invalid", "a ticket without any claim")
             return machine.TicketUpdated(now=now, message=message)
         claims = self._read_ticket(record, message.ticket)
-        leaves = sorted((chain[-1] for chain in claims), key=lambda leaf: leaf.term.start)
-        term = Term(leaves[0].term.start, leaves[-1].term.end)
+        units, term = worth([chain[-1] for chain in claims])
         if record.state is GuestState.EXTENDING_TICKET:
             if term.start != record.term.end:
                 return machine.TicketUpdated(now=now, message=message)  # of an older request
@@ -252,7 +252,7 @@ class ServiceManager(Role[GuestLease]):
             message=message,
             site=claims[0][0].site,
             term=term,
-            units=leaves[0].units,
+            units=units,
             revoked=self._revoked(claims, message.revocation) if message.revocation else "",
         )
 
@@ -286,10 +286,16 @@ class ServiceManager(Role[GuestLease]):
                 raise Refused("unfit", "the ticket is not for us or not for this lease")
             if leaf.issuer != record.broker.kid:
                 raise Refused("unfit", "the ticket is not issued by the broker that was asked")
-            fits = record.least_units <= leaf.units <= record.asked_units
-            if leaf.type != record.type or not fits:
-                raise Refused("unfit", "the ticket is on another type or number of units")
             chains.append(claims)
+        try:
+            units, _ = worth([chain[-1] for chain in chains])
+        except Unfit as error:
+            raise Refused("unfit", str(error)) from error
+        fits = record.least_units <= units <= record.asked_units
+        if any(chain[-1].type != record.type for chain in chains) or not fits:
+            raise Refused("unfit", "the ticket is on another type or number of units")
+        if len({chain[0].issuer for chain in chains}) > 1:
+            raise Refused("unfit", "the ticket is on units of several sites")
         return chains
 
     def _lease_updated(

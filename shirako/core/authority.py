@@ -34,6 +34,7 @@ from shirako.core.machine import (
     say,
 )
 from shirako.core.terms import Term
+from shirako.core.tickets import peak
 
 HOLD_TICKS = 600
 """How long a redeem that cannot be served yet is held before it is refused (rule 6)."""
@@ -606,7 +607,7 @@ def write_receipt(r: SiteLease, e: Settled, me: Me) -> Step[SiteLease]:
     failed = tuple(a.unit for a in r.uncleaned)
     # the receipt before this one may be replaced by it on its way: no place is left out
     postings = (*r.postings, *e.postings)
-    claimed = max((s.units for s in r.spent), default=0)
+    claimed = peak((s.units, s.term) for s in r.spent)
     checks = sorted({check for a in r.assignments for check in a.checks})
     receipt = Receipt(
         jti=f"{r.id}/{now}",

@@ -15,6 +15,7 @@ from shirako.core.claims import Chain, Receipt, Ticket
 from shirako.core.machine import Arrow, Event, Me, Record, State, Step, Table, Woken, say
 from shirako.core.messages import Offer
 from shirako.core.terms import Term
+from shirako.core.tickets import whole
 
 
 class BrokerState(State):
@@ -135,12 +136,12 @@ def ask_policy(r: BrokerLease, e: TicketAsked, _me: Me) -> Step[BrokerLease]:
 
 
 def issue(r: BrokerLease, e: Granted, _me: Me) -> Step[BrokerLease]:
-    term = Term(e.grants[0].term.start, max(g.term.end for g in e.grants))
+    units, term = whole((grant.units, grant.term) for grant in e.grants)
     r = replace(
         r,
         state=S.TICKETED,
         grants=e.grants,
-        units=e.grants[0].units,  # the grants follow one another, each with all the units
+        units=units,
         term=term,
         resource=e.resource,
         wake=term.end,

@@ -60,6 +60,10 @@ class Calendar:
                 return max(point, start)
         return self.term.end
 
+    def next_change(self, tick: int) -> int | None:
+        """The first tick after `tick` at which more or less is free."""
+        return next(iter(self._steps.irange(tick, inclusive=(False, False))), None)
+
     def first_fit(self, units: int, ticks: int, start: int) -> int | None:
         """The earliest tick at or after `start` from which `units` are free for `ticks`."""
         candidate = max(start, self.term.start)

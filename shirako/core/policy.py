@@ -7,7 +7,7 @@ policy always sees what it has given away so far. Policies do no I/O and read no
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -28,6 +28,8 @@ class Demanded(Struct, frozen=True, kw_only=True):
     term: Term
     least_end: int
     extension: bool
+    site: str = ""
+    """Of an extension: the thumbprint of the site that the lease is at."""
     properties: Mapping[str, str]
 
 
@@ -36,16 +38,26 @@ class Share(Struct, frozen=True, kw_only=True):
 
     delegation: str
     calendar: Calendar
+    site: str = ""
+    """Thumbprint of the site that it is rooted at."""
+
+
+class Piece(NamedTuple):
+    """A part of what is given: so many units, out of one delegation, for a part of the term."""
+
+    delegation: str
+    term: Term
+    units: int
 
 
 class Given(Struct, frozen=True, kw_only=True):
-    """Yes: `units` during `term`, out of `pieces` of `(delegation, part of the term)`.
+    """Yes: `units`, out of pieces that make up as many at each instant of the term.
 
-    The pieces follow one another without a gap, and each gives all the units.
+    They follow one another or run side by side, and all are of one site.
     """
 
     units: int
-    pieces: tuple[tuple[str, Term], ...]
+    pieces: tuple[Piece, ...]
     offer: Offer = Offer()
 
 

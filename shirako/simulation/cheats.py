@@ -11,8 +11,7 @@ from shirako.actors.broker import Broker
 from shirako.core.broker import Allocate, BrokerLease, Grant
 from shirako.core.claims import Party
 from shirako.core.machine import Me
-from shirako.core.policy import Allocation, Declined, Demanded, Given, Share
-from shirako.core.terms import Term
+from shirako.core.policy import Allocation, Declined, Demanded, Given, Piece, Share
 from shirako.simulation.chance import Stream
 
 
@@ -26,7 +25,8 @@ class Greedy:
             for share in shares.get(request.type, ()):
                 fits = request.units <= share.calendar.capacity
                 if fits and share.calendar.term.holds(request.term):
-                    yield Given(units=request.units, pieces=((share.delegation, request.term),))
+                    piece = Piece(share.delegation, request.term, request.units)
+                    yield Given(units=request.units, pieces=(piece,))
                     break
             else:
                 yield Declined(code="unavailable", reason="not even we would sell that")
@@ -53,21 +53,13 @@ class CheatingBroker(Broker):
         if share is not None:
             share.calendar.restore(grant.units, grant.term)
 
-    def _grant(
-        self,
-        lease: BrokerLease,
-        asked: Allocate,
-        number: int,
-        delegation: str,
-        units: int,
-        term: Term,
-    ) -> Grant:
+    def _grant(self, lease: BrokerLease, asked: Allocate, number: int, piece: Piece) -> Grant:
         """Now and then with the number of a claim that was issued for somebody else."""
         if self._source.random() < 0.2:
             others = [other for other in self.leases.values() if other.grants]
             if others:
                 lease = replace(lease, asked=self._source.choice(others).asked)
-        return super()._grant(lease, asked, number, delegation, units, term)
+        return super()._grant(lease, asked, number, piece)
 
     def carry_out(self, key: Any, effect: Any, now: int) -> None:
         """Nothing is ever given back: nothing was ever taken."""

@@ -138,8 +138,15 @@ def _check_leases(site: Authority) -> None:
         for a in lease.uncleaned if lease.state.final else ():
             if site.units[a.unit].epoch > a.epoch and not site.units[a.unit].quarantined:
                 raise Violation(f"CLEAN: {lease.id} still calls {a.unit} dirty, which was cleaned")
-        if len(lease.live) > min((one.units for one in lease.spent), default=0):
+        if len(lease.live) > _least_spent(lease):
             raise Violation(f"ROOTED: {lease.id} has more units than its ticket is worth")
+
+
+def _least_spent(lease: SiteLease) -> int:
+    """Units that all claims of a lease are worth together, at the instant when they are fewest."""
+    ticks = {one.term.start for one in lease.spent}
+    together = (sum(s.units for s in lease.spent if s.term.covers(tick)) for tick in ticks)
+    return min(together, default=0)
 
 
 def _check_owner(site: Authority, unit: Unit) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from shirako.simulation.checks.check import Check
 from shirako.simulation.facts import Commit
-from shirako.simulation.records import BrokerRecord, GuestRecord, Key, SiteRecord
+from shirako.simulation.records import (
+    BrokerRecord,
+    GrantRecord,
+    GuestRecord,
+    Key,
+    SiteRecord,
+    SpentRecord,
+)
 
 
 class Atomic(Check):
@@ -26,7 +34,7 @@ class Atomic(Check):
         if lease.state != "Active" or lease.degraded:
             return
         working = sum(1 for a in lease.assignments if a.phase == "active" and not a.swapped)
-        sold = min(spent.units for spent in lease.spent)
+        sold = min(_levels(lease.spent))
         if not lease.least_units <= working <= sold or working != lease.units:
             self.violated(
                 key,
@@ -37,20 +45,24 @@ class Atomic(Check):
     def _check_broker(self, key: Key, old: BrokerRecord | None, lease: BrokerRecord) -> None:
         if lease.final or not lease.grants:
             return
-        grants = sorted(lease.grants, key=lambda grant: grant.term.start)
-        end = grants[0].term.start
-        for grant in grants:
-            if grant.term.start != end:
-                self.violated(key, "its tickets leave a gap or overlap")
-            end = grant.term.end
-            if grant.units != grants[0].units:
-                self.violated(key, "an extension is on another number of units")
+        levels = _levels(lease.grants)
+        if min(levels) != max(levels):
+            self.violated(key, "its tickets leave a gap, overlap or differ in units")
         asked = old.units if old is not None and not old.grants else lease.units
-        if not lease.least_units <= grants[0].units <= asked:
-            self.violated(key, f"its ticket is on {grants[0].units} units")
+        if not lease.least_units <= levels[0] <= asked:
+            self.violated(key, f"its ticket is on {levels[0]} units")
 
     def _check_guest(self, key: Key, lease: GuestRecord) -> None:
         if lease.state != "Active" or lease.degraded:
             return
         if not lease.least_units <= len(lease.held) <= lease.asked_units:
             self.violated(key, f"the guest holds {len(lease.held)} units and calls it active")
+
+
+def _levels(parts: Sequence[GrantRecord | SpentRecord]) -> list[int]:
+    """Units of all parts together, from each tick on at which one of them begins or ends."""
+    ticks = sorted({tick for part in parts for tick in (part.term.start, part.term.end)})
+    return [
+        sum(part.units for part in parts if part.term.start <= tick < part.term.end)
+        for tick in ticks[:-1]
+    ]

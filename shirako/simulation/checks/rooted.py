@@ -43,11 +43,11 @@ class Rooted(Check):
         self._claims: dict[str, list[Signed]] = {}
         """By `jti`."""
         self._by_digest: dict[str, Signed] = {}
-        self._used: dict[tuple[str, str], Key] = {}
-        """(site, `jti`) -> the lease that it was redeemed or voided for."""
+        self._used: dict[tuple[str, str, str], Key] = {}
+        """(site, issuer, `jti`) -> the lease that it was redeemed or voided for."""
         self._roots: dict[str, set[str]] = {}
         """Site -> digests of the root claims that it has delegated."""
-        self._spent: dict[str, dict[tuple[Key, str], Span]] = {}
+        self._spent: dict[str, dict[tuple[Key, str, str], Span]] = {}
         """Digest of a claim -> what is redeemed of it."""
 
     def committed(self, commit: Commit) -> None:
@@ -65,7 +65,7 @@ class Rooted(Check):
 
     def _take(self, commit: Commit, key: Key, lease: SiteRecord, spent: SpentRecord) -> None:
         self._read_new_claims()
-        whose = self._used.setdefault((commit.actor, spent.jti), key)
+        whose = self._used.setdefault((commit.actor, spent.issuer, spent.jti), key)
         if whose != key:
             self.violated(key, f"{spent.jti} was redeemed for {self.facts.name_of(whose)} before")
         if lease.final and not lease.redeemed:
@@ -80,7 +80,7 @@ class Rooted(Check):
             return
         for ancestor in spent.ancestors:
             spans = self._spent.setdefault(ancestor.digest, {})
-            spans[key, spent.jti] = Span(spent.term.start, spent.term.end, spent.units)
+            spans[key, spent.issuer, spent.jti] = Span(spent.term.start, spent.term.end, spent.units)
             start = max(spent.term.start, commit.tick + CLOCK_SECONDS)
             redeemed = most(spans.values(), start, spent.term.end)
             if redeemed > ancestor.capacity:
@@ -125,7 +125,7 @@ class Rooted(Check):
         """A lease that is over uses nothing any more."""
         for spent in lease.spent:
             for ancestor in spent.ancestors:
-                self._spent.get(ancestor.digest, {}).pop((key, spent.jti), None)
+                self._spent.get(ancestor.digest, {}).pop((key, spent.issuer, spent.jti), None)
 
     def _read_new_claims(self) -> None:
         tokens = signatures.signed_claims()

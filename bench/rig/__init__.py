@@ -1,0 +1,1 @@
+"""What benchmarks share: a deployment of three actors, lives that are led on it, and reports."""
