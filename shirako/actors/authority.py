@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec.structs import replace
@@ -585,13 +585,17 @@ class Authority(Role[SiteLease]):
             tokens = (roots[one.ancestors[0].digest], *one.tokens)
             if one.name in self._redeemed:
                 raise Refused("spent", "the ticket was redeemed before")
-            for number, ancestor in enumerate(one.ancestors, 1):
+            refusals = []
+            # from the ticket up: where a broker sold too much, those above it are exceeded, too
+            for number, ancestor in reversed(list(enumerate(one.ancestors, 1))):
                 beside = [other for other in spent[:index] if ancestor in other.ancestors]
                 calendar = self._calendar(ancestor, beside)
                 ahead = Term(max(one.term.start, calendar.term.start), one.term.end)
                 if calendar.free(ahead) < one.units:
-                    others = [(roots[o.ancestors[0].digest], *o.tokens) for o in beside]
-                    self._refuse_oversold([tokens, *others], tokens[:number], ahead, now)
+                    chains = [tokens, *((roots[o.ancestors[0].digest], *o.tokens) for o in beside)]
+                    refusals.append(self._oversold(chains, tokens[:number], ahead, now))
+            if refusals:
+                raise next((r for r in refusals if r.conflict is not None), refusals[0])
 
     def _calendar(self, ancestor: machine.Ancestor, beside: list[Spent]) -> Calendar:
         """What is redeemed below a claim, with these claims of the same ticket."""
@@ -606,7 +610,7 @@ class Authority(Role[SiteLease]):
             copy.restore(other.units, other.term)
         return copy
 
-    def _refuse_oversold(self, chains: list[Chain], above: Chain, term: Term, now: int) -> NoReturn:
+    def _oversold(self, chains: list[Chain], above: Chain, term: Term, now: int) -> Refused:
         """With these chains of a ticket more would be redeemed below the last claim of `above` than
         it is worth (rule 4)."""
         sold = self.verifier.chain(above)[-1]
@@ -624,7 +628,7 @@ class Authority(Role[SiteLease]):
         )
         if conflict is not None:
             self.keep("conflict", (sold.holder.kid, sold.jti), conflict)
-        raise Refused("conflict" if conflict else "oversold", reason, conflict=conflict)
+        return Refused("conflict" if conflict else "oversold", reason, conflict=conflict)
 
     def _revoked_above(
         self, spent: tuple[Spent, ...], claims: list[tuple[Claim, ...]]

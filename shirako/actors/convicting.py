@@ -58,13 +58,16 @@ def _at(
     if page is None:
         return None
     shown = heaviest(covering.values(), page, allowed(parent))
-    if not 1 <= len(shown) <= CHILDREN_MAX:
+    if not 1 <= len(shown) < CHILDREN_MAX:
         return None
-    # fewer claims may cite less: what they do cite gives back no more than this
-    page = accounts.page(parent.digest, max(claim.account for claim in shown))
-    if page is None:
-        return None
+    # fewer claims may cite less, and what they cite gives back no more; if that is forgotten, one
+    # more claim that cites what is known takes nothing from the sum
     chosen = {claim.digest for claim in shown}
+    less = accounts.page(parent.digest, max(claim.account for claim in shown))
+    if less is None:
+        chosen.add(max(covering.values(), key=lambda claim: claim.account).digest)
+    else:
+        page = less
     return Conflict(
         parent=above,
         children=tuple(t for t, claim in covering.items() if claim.digest in chosen),

@@ -174,6 +174,8 @@ class Account:
     def page(self, cited: Citation) -> Page | None:
         """What the citation stands for; None when this account has never been there, or has
         forgotten it since."""
+        if cited == START:
+            return Page()
         if cited.volume not in self._carried:
             return None
         page = Page(

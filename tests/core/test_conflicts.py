@@ -420,6 +420,46 @@ def test_a_broker_below_is_convicted_of_its_own_sales_alone() -> None:
     assert (verdict.broker.kid, verdict.parent.jti) == (below.public.kid, "g")
 
 
+def test_a_broker_below_is_convicted_also_where_all_above_it_is_used_up() -> None:
+    """The honest broker above sold what it holds; the one below sold more than it was given."""
+    site = open_site([f"n{n}" for n in range(8)])
+    above = site.delegate(share_of(3, WHOLE)).chain
+    given = sold(above, "g", holder=party_of("below"), units=2, reservation="", term=WHOLE)
+    assert redeem(site, sold(above, "own", units=1), "own") is None
+    below = key_of("below")
+    refusals = []
+    for name in ("a", "b", "c"):
+        claim = Claim(
+            jti=name,
+            issuer=below.public.kid,
+            holder=party_of("guest"),
+            type=TYPE,
+            units=1,
+            term=Term(100, 200),
+            digest="",
+            parent=digest(given[-1]),
+            reservation=name,
+        )
+        refusals.append(redeem(site, (*given, trust.sign_claim(below, claim)), name))
+    assert refusals[:2] == [None, None]
+    verdict = judge(refusals[2].conflict, Verifier().chain)
+    assert verdict.broker.kid == below.public.kid
+
+
+def test_who_cites_nothing_is_convicted_after_years_too() -> None:
+    """The very beginning of an account is never forgotten."""
+    site = open_site([f"n{n}" for n in range(8)])
+    above = site.delegate(share_of(2, WHOLE)).chain
+    for number in range(12):
+        name = f"s{number}"
+        chain = sold(above, name, units=1)
+        close = messages.Close(rid=name, holder=GUEST.kid, n=1, ticket=(chain,))
+        assert site.receive(GUEST, close, 150 + number) is None
+    assert site.accounts.place(digest(above[-1])).volume > 0
+    assert redeem(site, sold(above, "a"), "a") is None
+    assert judge(redeem(site, sold(above, "b"), "b").conflict, Verifier().chain).sold == 4
+
+
 def test_a_broker_above_is_convicted_of_what_it_gave_to_brokers_below() -> None:
     site = open_site([f"n{n}" for n in range(8)])
     above = site.delegate(share_of(2, WHOLE)).chain

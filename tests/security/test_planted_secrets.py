@@ -259,6 +259,7 @@ def _go_wrong(haul: Haul) -> None:
         haul.as_("site-admin", "POST", "/site/reconcile", {"dry_run": True})
         password.write_text(kept)
         _until_state(haul, other, "Active")
+        _gather_directory(haul)
         haul.postgres.crash()
         guest = f"Bearer {haul.tokens['guest']}"
         with contextlib.suppress(TimeoutError):
@@ -461,6 +462,15 @@ def _gather(haul: Haul) -> None:
     for file in sorted(haul.descriptor.state.rglob("*")):
         if file.is_file():
             haul.add("state", file.read_bytes())
+    _gather_directory(haul)
+    for node in haul.site.nodes:
+        assert node.root is not None
+        for name in NODE_FOLDERS:
+            haul.add("nodes", _tree(node.root / name, haul.begun))
+
+
+def _gather_directory(haul: Haul) -> None:
+    """All that is there now: leases leave nothing behind in it."""
     where = haul.site.directory
     found_there = subprocess.run(
         [
@@ -471,10 +481,6 @@ def _gather(haul: Haul) -> None:
         check=True,
     ).stdout
     haul.add("directory", found_there)
-    for node in haul.site.nodes:
-        assert node.root is not None
-        for name in NODE_FOLDERS:
-            haul.add("nodes", _tree(node.root / name, haul.begun))
 
 
 def _tree(folder: Path, since: float) -> bytes:
