@@ -152,5 +152,13 @@ def _beside_descriptor(path: Path, info: ValidationInfo) -> Path:
     return Path(context.get("base", ".")) / path
 
 
+def _for_us_alone(path: Path) -> Path:
+    if path.exists() and path.stat().st_mode & 0o077:
+        raise ValueError(f"{path} can be read by others: chmod 600 {path}")
+    return path
+
+
 DescriptorPath = Annotated[Path, AfterValidator(_beside_descriptor)]
 """A path option; a relative one is taken from the folder of `actors.xml`."""
+SecretPath = Annotated[DescriptorPath, AfterValidator(_for_us_alone)]
+"""The path of a file with a secret in it, which is refused when others may read it."""

@@ -32,6 +32,7 @@ from shirako.handlers import (
     Difference,
     HandlerFailed,
     Log,
+    SecretPath,
     Unavailable,
     UnitJob,
     Unsuitable,
@@ -68,7 +69,7 @@ class DirectoryOptions(AccountOptions):
     url: str = Field(pattern=r"^ldap(s|i)?://")
     base_dn: str = Field(min_length=1)
     bind_dn: str = Field(min_length=1)
-    password_file: DescriptorPath
+    password_file: SecretPath
     start_tls: bool = False
     ca_file: DescriptorPath | None = None
     """Authority that signed the server's certificate; without it, the system's."""

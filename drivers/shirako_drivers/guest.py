@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from shirako import handlers
-from shirako.handlers import DescriptorPath, HandlerFailed, Log, UnitJob
+from shirako.handlers import DescriptorPath, HandlerFailed, Log, SecretPath, UnitJob
 from shirako_drivers.session import Login, SshOptions, load_key, with_session
 from shirako_drivers.threads import Call, Threads
 
@@ -17,7 +17,7 @@ from shirako_drivers.threads import Call, Threads
 class GuestOptions(SshOptions):
     """Attributes of the guest's `<driver name="ssh">`."""
 
-    key: DescriptorPath
+    key: SecretPath
     """Private key that goes with one of the slice's public keys."""
     join: DescriptorPath | None = None
     leave: DescriptorPath | None = None

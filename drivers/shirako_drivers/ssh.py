@@ -24,7 +24,15 @@ import paramiko
 from pydantic import Field
 
 from shirako import handlers
-from shirako.handlers import DescriptorPath, Difference, HandlerFailed, Log, UnitJob, Unsuitable
+from shirako.handlers import (
+    DescriptorPath,
+    Difference,
+    HandlerFailed,
+    Log,
+    SecretPath,
+    UnitJob,
+    Unsuitable,
+)
 from shirako_drivers.accounts import (
     DIRECTORY_MARK,
     NODE_MARK,
@@ -78,7 +86,7 @@ _SURVEY_ATTEMPTS = 2
 class NodeOptions(SshOptions, AccountOptions):
     """Attributes of `<driver name="ssh">`."""
 
-    admin_key: DescriptorPath
+    admin_key: SecretPath
     """Private key of the admin user of every node."""
     templates: DescriptorPath | None = None
     """Folder of `*.j2` files that mirrors a node's root."""

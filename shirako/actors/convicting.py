@@ -50,27 +50,23 @@ def conflict_of(
 def _at(
     instant: int, above: Chain, parent: Claim, covering: dict[str, Claim], accounts: Accounts
 ) -> Conflict | None:
-    """What these claims, which all cover the instant, show; the judge has not seen it yet."""
-    if not covering:
-        return None
-    newest = max(claim.account for claim in covering.values())
-    page = accounts.page(parent.digest, newest)
-    if page is None:
-        return None
-    shown = heaviest(covering.values(), page, allowed(parent))
-    if not 1 <= len(shown) < CHILDREN_MAX:
-        return None
-    # fewer claims may cite less, and what they cite gives back no more; if that is forgotten, one
-    # more claim that cites what is known takes nothing from the sum
-    chosen = {claim.digest for claim in shown}
-    less = accounts.page(parent.digest, max(claim.account for claim in shown))
-    if less is None:
-        chosen.add(max(covering.values(), key=lambda claim: claim.account).digest)
-    else:
-        page = less
-    return Conflict(
-        parent=above,
-        children=tuple(t for t, claim in covering.items() if claim.digest in chosen),
-        instant=instant,
-        page=page,
-    )
+    """What these claims, which all cover the instant, show; the judge has not seen it yet.
+
+    Claims that cite what was never written, or is forgotten, can not be shown with others that cite
+    less: so those that cite no more than what is known are tried, from the newest on.
+    """
+    for cited in sorted({claim.account for claim in covering.values()}, reverse=True):
+        page = accounts.page(parent.digest, cited)
+        if page is None:
+            continue
+        citing = {t: claim for t, claim in covering.items() if claim.account <= cited}
+        shown = {claim.digest for claim in heaviest(citing.values(), page, allowed(parent))}
+        if not shown:
+            continue
+        if all(claim.account < cited for claim in citing.values() if claim.digest in shown):
+            # one that cites this page has to be among them, and takes nothing from the sum
+            shown.add(next(c.digest for c in citing.values() if c.account == cited))
+        if len(shown) <= CHILDREN_MAX:
+            children = tuple(t for t, claim in citing.items() if claim.digest in shown)
+            return Conflict(parent=above, children=children, instant=instant, page=page)
+    return None

@@ -503,6 +503,16 @@ def test_a_citation_of_receipts_that_were_never_written_ends_in_a_refusal_withou
     assert (refusal.code, refusal.conflict) == ("oversold", None)
 
 
+def test_one_made_up_citation_does_not_hide_a_conflict_among_others() -> None:
+    site = open_site([f"n{n}" for n in range(20)])
+    above = site.delegate(share_of(5, WHOLE)).chain
+    made_up = account.Citation(0, 7, "0" * 64)
+    assert redeem(site, sold(above, "a", units=3), "a") is None
+    assert redeem(site, sold(above, "b", units=1, account=made_up), "b") is None
+    verdict = judge(redeem(site, sold(above, "c", units=5), "c").conflict, Verifier().chain)
+    assert (verdict.sold, {child.jti for child in verdict.children}) == (8, {"a", "c"})
+
+
 def test_a_larger_part_of_a_crowd_is_shown_than_is_needed_never() -> None:
     """As few claims as will do: the proof has to fit into an answer."""
     site = open_site([f"n{n}" for n in range(40)])

@@ -194,6 +194,7 @@ async def test_a_directory_that_refuses_blames_nobody(
 ) -> None:
     wrong = tmp_path / "password"
     wrong.write_text("not it")
+    wrong.chmod(0o600)
     directory = site.directory
     options: dict[str, object] = {
         "url": directory.url,
@@ -284,6 +285,7 @@ def tls_slapd(tmp_path: Path) -> Iterator[dict[str, str]]:
         capture_output=True,
     )
     (tmp_path / "password").write_text("secret\n")
+    (tmp_path / "password").chmod(0o600)
     (tmp_path / "data").mkdir()
     schema = "".join(f"include /etc/ldap/schema/{n}.schema\n" for n in ("core", "cosine", "nis"))
     (tmp_path / "slapd.conf").write_text(

@@ -367,6 +367,9 @@ def test_an_admin_key_that_cannot_be_read_is_named(ssh_driver: MakeDriver, tmp_p
     with pytest.raises(OSError, match="absent"):
         ssh_driver(admin_key=tmp_path / "absent")
     (tmp_path / "garbled").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n")
+    with pytest.raises(ValueError, match="can be read by others: chmod 600"):
+        ssh_driver(admin_key=tmp_path / "garbled")
+    (tmp_path / "garbled").chmod(0o600)
     with pytest.raises(ValueError, match="garbled is not a private key") as caught:
         ssh_driver(admin_key=tmp_path / "garbled")
     assert "c2VjcmV0" not in str(caught.value)
