@@ -15,12 +15,9 @@ Reference in the same run: lease lives on the same stand before anything is brok
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import logging
-import os
-import platform
 import re
 import shutil
 import signal
@@ -44,6 +41,7 @@ from bench.faulting.operating import Operator
 from bench.faulting.people import Life, People, Plan
 from bench.faulting.stand import ACTORS, Stand
 from bench.faulting.watching import NodeWatch, changes, survey
+from bench.rig import report
 from shirako.api.models import CalendarWindow
 from shirako.client import Client, Problem, Unreachable
 from shirako.demo.processes import NotUp
@@ -92,7 +90,7 @@ QUICK = Size(
     nodes=8,
     workers=5,
     undisturbed=3,
-    restart_leases=2_000,
+    restart_leases=0,
     seconds=60,
     pace=0.4,
     terms=(8, 12),
@@ -345,7 +343,11 @@ def restarted(leases: int) -> dict[str, float]:
     name = f"restart_s.sqlite.{leases}"
     try:
         done = subprocess.run(
-            [sys.executable, script, "--leases", str(leases), "--json"],
+            [
+                sys.executable,
+                script,
+                *("--leases", str(leases), "--ledger", "sqlite", "--json"),
+            ],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -383,28 +385,20 @@ async def main(size: Size, seed: int, keep: Path | None) -> tuple[dict[str, Any]
         "figures": figures,
         "references": references,
         "ratios": ratios,
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": report.machine(),
         "seed": seed,
     }
     return result, findings
 
 
-def show(result: dict[str, Any]) -> None:
-    for group in ("references", "figures", "ratios"):
-        for label, value in result[group].items():
-            print(f"{label:44} {value:12.3f}")
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.options(__doc__, "few kills and lives, fewer nodes")
     parser.add_argument("--kills", type=int, help="how many actors are killed, at least")
     parser.add_argument("--lives", type=int, help="how many leases are lived, at least")
-    parser.add_argument("--quick", action="store_true", help="few kills and lives, fewer nodes")
     parser.add_argument("--seed", type=int, default=1, help="of the schedule and of the plans")
     parser.add_argument("--seconds", type=float, help="no round of faults begins later")
     parser.add_argument("--restart-leases", type=int, help="for restart.py; 0: leave it out")
     parser.add_argument("--keep", type=Path, help="new folder for logs and ledgers")
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
     options = parser.parse_args()
     given = {name: value for name, value in vars(options).items() if value is not None}
     names = ("kills", "lives", "seconds", "restart_leases")
@@ -422,8 +416,5 @@ if __name__ == "__main__":
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit("faults: interrupted; all that was made is cleared away")
     measured["figures"] |= restarted(chosen.restart_leases)
-    if options.json:
-        print(json.dumps(measured, indent=1))
-    else:
-        show(measured)
+    report.show(measured, as_json=options.json)
     sys.exit(0 if found.good else 1)

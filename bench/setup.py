@@ -12,12 +12,9 @@ default key exchange, made to resist quantum computers, costs more CPU than para
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -34,6 +31,7 @@ from typing import Any
 
 import paramiko
 
+from bench.rig import report
 from shirako.handlers import UnitJob
 from shirako.testbed import Node, Site, Testbed, TestbedError
 from shirako_drivers.ssh import NodeOptions, SshDriver
@@ -180,12 +178,7 @@ def told(sizes: tuple[int, ...], median: Mapping[str, float], rounds: int) -> di
         "figures": figures,
         "references": references,
         "ratios": ratios,
-        "machine": {
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "paramiko": paramiko.__version__,
-            "rounds": rounds,
-        },
+        "machine": report.machine(paramiko=paramiko.__version__, rounds=rounds),
     }
 
 
@@ -208,19 +201,11 @@ def main(*, quick: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="1 and 8 nodes only, fewer rounds")
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
-    options = parser.parse_args()
+    chosen = report.options(__doc__, "1 and 8 nodes only, fewer rounds").parse_args()
     if os.geteuid() != 0:
         sys.exit("bench/setup.py makes nodes with accounts and networks of their own: run as root")
     try:
-        result = main(quick=options.quick)
+        result = main(quick=chosen.quick)
     except TestbedError as error:
         sys.exit(f"bench/setup.py: {error}")
-    if options.json:
-        print(json.dumps(result, indent=1))
-    else:
-        for group in ("references", "figures", "ratios"):
-            for label, value in result[group].items():
-                print(f"{label:44} {value:12.3f}")
+    report.show(result, as_json=chosen.json)

@@ -13,11 +13,8 @@ memory at the end.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -28,8 +25,11 @@ from typing import Any
 
 import uvloop
 
-from bench.lifecycle import ACTORS, Deployment, Lives, quantile
 from bench.restart import in_child
+from bench.rig import report
+from bench.rig.deployment import UNITS, Deployment
+from bench.rig.folder import ACTORS, Folder
+from bench.rig.lives import Lives, quantile
 
 IN_FLIGHT = 256
 """Lives at once while the best rate is looked for."""
@@ -93,7 +93,7 @@ class Sizes:
     """Memory of the processes and bytes of the ledgers."""
 
     def __init__(self, deployment: Deployment) -> None:
-        self._state = deployment.folder / "state"
+        self._folder = deployment.folder
         self._pids = {"guest": os.getpid()}
         self._pids.update({name: child.pid for name, child in deployment.children.items()})
 
@@ -105,10 +105,7 @@ class Sizes:
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def ledger_bytes(self) -> dict[str, int]:
-        return {
-            name: sum(file.stat().st_size for file in self._state.glob(f"{name}.sqlite*"))
-            for name in ACTORS
-        }
+        return {name: self._folder.ledger_bytes(name) for name in ACTORS}
 
 
 async def reporting(soak: Soak, sizes: Sizes) -> None:
@@ -167,7 +164,7 @@ def latencies(when: str, seconds: Sequence[float]) -> dict[str, float]:
 
 async def main(minutes: float, rate: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="shirako-soak-") as folder:
-        deployment = Deployment(Path(folder), processes=3)
+        deployment = Deployment(Folder.make(Path(folder), UNITS))
         async with deployment as lives:
             figures, references, failed = await soaked(deployment, lives, rate, minutes * 60)
         for name in ACTORS:
@@ -187,21 +184,14 @@ async def main(minutes: float, rate: float) -> dict[str, Any]:
         "references": references,
         "ratios": ratios,
         "failures": failed,
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": report.machine(),
     }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, help="how long; 10, or 0.2 with --quick")
+    parser = report.options(__doc__, "some seconds only")
+    parser.add_argument("--minutes", type=float, help="how long; 10, or 0.1 with --quick")
     parser.add_argument("--rate", type=float, default=0.0, help="lives a second; half of the best")
-    parser.add_argument("--quick", action="store_true", help="some seconds only")
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
-    options = parser.parse_args()
-    result = uvloop.run(main(options.minutes or (0.2 if options.quick else 10.0), options.rate))
-    if options.json:
-        print(json.dumps(result, indent=1))
-    else:
-        for group in ("references", "figures", "ratios", "failures"):
-            for label, value in result[group].items():
-                print(f"{label:44} {value:14.3f}")
+    chosen = parser.parse_args()
+    result = uvloop.run(main(chosen.minutes or (0.1 if chosen.quick else 10.0), chosen.rate))
+    report.show(result, as_json=chosen.json, groups=(*report.GROUPS, "failures"))

@@ -1,13 +1,18 @@
-"""How soon a standby goes on when the holder of a PostgreSQL ledger ends; and what commits cost.
+"""How soon a standby goes on when the active copy of an actor ends; and what commits cost.
 
-A private server on this machine, with its durability as by default. A holder commits all the
-time; a standby waits. The holder is ended in four ways, and the time counts from then until the
-standby has loaded the ledger and stored its first commit:
+A private PostgreSQL server on this machine, with its durability as by default, keeps the ledgers of
+a site, a broker and a guest that have live leases together. All three run, as `shirako run` runs
+them; of one of them a standby waits besides. Its active copy is ended in one of four ways, and the
+time counts from then until the standby has answered a signed envelope at the actor's address: until
+then it has seen that it may, taken over, loaded the ledger and opened its doors.
 
     killed     kill -9; the standby is on the same machine and sees that the process is dead
     elsewhere  kill -9; as on another machine: nobody can know, so its hold is waited for
     hung       SIGSTOP; its session stays open until the server has not heard of it for its hold
     closed     it ends in order and says so
+
+Kills meet the three actors by turns, the rest the site. A standby of one that hangs has an address
+of its own.
 
 Commits of 1 and of 100 records are made on PostgreSQL, over loopback and over a Unix socket, and
 on SQLite, by turns. References in the same run: one statement that waits for the lock of a
@@ -16,10 +21,9 @@ session whose process is killed; bare statements that store one row; 4 KB append
 
 from __future__ import annotations
 
-import argparse
-import json
+import http.client
+import itertools
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -27,88 +31,162 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 
+from bench.rig import report
+from bench.rig.bulk import fill
+from bench.rig.folder import ACTORS, Folder, new_database, server_settings
+from shirako.descriptor import read_descriptor
 from shirako.ledger import Entry, Ledger, Write
 from shirako.ledger.postgresql import HOLD_SECONDS, PostgresLedger
 from shirako.ledger.sqlite import SqliteLedger
 from shirako.testbed.postgres import Postgres
+from shirako.transport.envelope import read_acknowledgement, seal
+from shirako.trust import PrivateKey, PublicKey, Untrusted, public_path, read_public
 
-ACTOR = "site"
-SCHEMA = f"shirako_{ACTOR}"
+DATABASE = "takeovers"
 BODY = os.urandom(1250).hex().encode()
 """As long as the record of a lease with its claims."""
 HOLDER = "\x67" * 43
-ROUNDS = 5
+ANSWER_SECONDS = 60.0
+ASK_SECONDS = 0.01
+WAITS = b"waits for its ledger"
 
 Kind = str
 
 
-class Copy:
-    """A process that opens the ledger, loads it, and commits without end."""
+# Takeovers ------------------------------------------------------------------------------------
 
-    def __init__(self, url: str, *, standby: bool) -> None:
-        words = [sys.executable, __file__, "--copy", url, *(["--standby"] if standby else [])]
-        self.popen = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        self.hear("started")
 
-    def hear(self, wanted: str) -> None:
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            if line.strip() == wanted:
+class Asker:
+    """Sends an actor signed envelopes without a message in them until it acknowledges one."""
+
+    def __init__(self) -> None:
+        self._key = PrivateKey.generate()
+        self._numbers = itertools.count(1)
+
+    def wait(self, url: str, peer: PublicKey) -> None:
+        """Return when the actor at `url` has answered as the one that acts."""
+        deadline = time.perf_counter() + ANSWER_SECONDS
+        while time.perf_counter() < deadline:
+            if self._answers(url, peer):
                 return
-        raise RuntimeError("a copy ended")
+            time.sleep(ASK_SECONDS)
+        raise RuntimeError(f"{url} does not answer")
+
+    def _answers(self, url: str, peer: PublicKey) -> bool:
+        number = next(self._numbers)
+        envelope = seal(self._key, peer.kid, number, time.time_ns() // 1_000_000, [])
+        at = urlsplit(url)
+        with closing(http.client.HTTPConnection(at.hostname or "", at.port, timeout=5)) as http_:
+            try:
+                http_.request("POST", "/messages", envelope)
+                response = http_.getresponse()
+                body = response.read()
+            except (OSError, http.client.HTTPException):
+                return False
+        if response.status != 202:
+            return False
+        try:
+            read_acknowledgement(body, peer, self._key.public.kid, number)
+        except Untrusted as error:
+            raise RuntimeError(f"{url} answers, but not as who it should be") from error
+        return True
+
+
+class Copy:
+    """One process that runs one actor."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, descriptor: Path, name: str, *, standby: bool) -> None:
+        specs = {spec.name: spec for spec in read_descriptor(descriptor).actors}
+        self.descriptor = descriptor
+        self.url = specs[name].url
+        self.peer = read_public(public_path(specs[name].key))
+        self.log = descriptor.parent / f"{name}{next(self._numbers)}.log"
+        words = ["run", str(descriptor), "--actor", name, *(["--standby"] if standby else [])]
+        with self.log.open("wb") as log:
+            self.popen = subprocess.Popen([sys.executable, "-m", "shirako", *words], stderr=log)
+
+    def wait_for_its_turn(self) -> None:
+        """Return when it waits for its ledger."""
+        deadline = time.perf_counter() + ANSWER_SECONDS
+        while WAITS not in self.log.read_bytes():
+            if self.popen.poll() is not None or time.perf_counter() > deadline:
+                raise RuntimeError(f"a standby does not wait: {self.log.read_text()}")
+            time.sleep(0.02)
+        time.sleep(0.3)  # its connection to the server comes after the line
 
     def bury(self) -> None:
         self.popen.kill()
-        self.popen.communicate()
+        self.popen.wait()
 
 
-def be_a_copy(url: str, *, standby: bool) -> None:
-    print("started", flush=True)
-    ledger = PostgresLedger(url, ACTOR, standby=standby)
-    ended: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: ended.append(number))
-    for _ in ledger.load():
-        pass
-    for number in range(1_000_000_000):
-        ledger.commit([Write("lease", "g/working", b"%d" % number)], [])
-        if number == 0:
-            print("holds", flush=True)
-        if ended:
-            ledger.close()
-            return
-        time.sleep(0.005)
+class Stand:
+    """All three actors, and a standby of one of them when it is needed."""
+
+    def __init__(self, server: Postgres, folder: Folder, other: Path) -> None:
+        """`other`: a descriptor of the same actors at other addresses."""
+        self._server = server
+        self._descriptors = (folder.descriptor, other)
+        self._asker = Asker()
+        self.active = {name: Copy(folder.descriptor, name, standby=False) for name in ACTORS}
+
+    def wait(self) -> None:
+        for copy in self.active.values():
+            self._asker.wait(copy.url, copy.peer)
+
+    def takeover_seconds(self, name: str, kind: Kind) -> float:
+        """End the active copy of an actor; seconds until its standby answers."""
+        ended = self.active[name]
+        descriptor = ended.descriptor
+        if kind == "hung":  # it keeps its address
+            descriptor = next(one for one in self._descriptors if one != descriptor)
+        standby = Copy(descriptor, name, standby=True)
+        try:
+            standby.wait_for_its_turn()
+            if kind == "elsewhere":
+                disguise = (
+                    """UPDATE fence SET holder = replace(holder, '"boot":"', '"boot":"not-')"""
+                )
+                self._server.run(f"SET search_path = shirako_{name}; {disguise}", DATABASE)
+            begun = time.perf_counter()
+            ended.popen.send_signal(
+                {"hung": signal.SIGSTOP, "closed": signal.SIGTERM}.get(kind, signal.SIGKILL)
+            )
+            if kind != "hung":
+                ended.popen.wait()  # the next answer at its address is not its own
+            self._asker.wait(standby.url, standby.peer)
+            return time.perf_counter() - begun
+        finally:
+            ended.bury()
+            self.active[name] = standby
+
+    def bury(self) -> None:
+        for copy in self.active.values():
+            copy.bury()
 
 
-# Takeovers -----------------------------------------------------------------------------------
-
-
-def takeover_seconds(server: Postgres, kind: Kind, count: int) -> list[float]:
-    """One time for each of `count` holders that end."""
-    holder = Copy(server.url, standby=False)
-    holder.hear("holds")
-    times = []
-    for _ in range(count):
-        standby = Copy(server.url, standby=True)
-        time.sleep(0.25)  # until it waits
-        if kind == "elsewhere":
-            disguise = """UPDATE fence SET holder = replace(holder, '"boot":"', '"boot":"not-')"""
-            server.run(f"SET search_path = {SCHEMA}; {disguise}", "shirako")
-        number = {"hung": signal.SIGSTOP, "closed": signal.SIGTERM}.get(kind, signal.SIGKILL)
-        begun = time.perf_counter()
-        holder.popen.send_signal(number)
-        standby.hear("holds")
-        times.append(time.perf_counter() - begun)
-        holder.bury()
-        holder = standby
-    holder.popen.terminate()
-    holder.popen.communicate()
-    return times
+@contextmanager
+def stand(server: Postgres, path: Path, leases: int) -> Iterator[Stand]:
+    url = new_database(server, DATABASE, path / "passwords")
+    folder = Folder.make(path / "stand", leases, ledger=url)
+    other = folder.path / "elsewhere.xml"
+    folder.write(other, leases, ledger=url)
+    fill(folder, leases)
+    made = Stand(server, folder, other)
+    try:
+        made.wait()
+        yield made
+    finally:
+        made.bury()
 
 
 LOCK = """
@@ -181,7 +259,7 @@ def records_loaded_per_s(ledger: Ledger) -> float:
     return sum(1 for _ in ledger.load()) / (time.perf_counter() - begun)
 
 
-def rates(server: Postgres, folder: Path, seconds: float) -> dict[str, float]:
+def rates(server: Postgres, folder: Path, seconds: float, rounds: int) -> dict[str, float]:
     """Medians over rounds in which all take turns: what else the machine does meets all alike."""
     ledgers: dict[str, Ledger] = {
         "sqlite": SqliteLedger(folder / "site.sqlite"),
@@ -198,7 +276,7 @@ def rates(server: Postgres, folder: Path, seconds: float) -> dict[str, float]:
     for name, ledger in ledgers.items():
         turns[f"records_loaded_per_s.{name}"] = lambda ledger=ledger: records_loaded_per_s(ledger)  # type: ignore[misc]
     taken: dict[str, list[float]] = defaultdict(list)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, turn in turns.items():
             taken[name].append(turn())
     for ledger in ledgers.values():
@@ -210,23 +288,37 @@ def _turn(ledger: Ledger, rows: int, seconds: float) -> Callable[[], float]:
     return lambda: commits_per_s(ledger, rows, seconds)
 
 
-# The report ----------------------------------------------------------------------------------
+# The report -----------------------------------------------------------------------------------
 
 
-def main(kills: int, records: int, *, quick: bool) -> dict[str, Any]:
-    counts: dict[Kind, int] = {"killed": kills, "elsewhere": 3, "hung": 2, "closed": 5}
+def takeovers(made: Stand, counts: dict[Kind, int]) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for kind, count in counts.items():
+        taken: dict[str, list[float]] = defaultdict(list)
+        for _, name in zip(range(count), itertools.cycle(ACTORS), strict=False):
+            ended = name if kind == "killed" else "site"
+            taken[ended].append(made.takeover_seconds(ended, kind))
+        times = [seconds for each in taken.values() for seconds in each]
+        figures[f"takeover_s_p50.{kind}"] = statistics.median(times)
+        figures[f"takeover_s_max.{kind}"] = max(times)
+        for name, each in taken.items() if kind == "killed" else ():
+            figures[f"takeover_s_p50.{kind}.{name}"] = statistics.median(each)
+            figures[f"takeover_s_max.{kind}.{name}"] = max(each)
+        middle = statistics.median(times)
+        print(f"{kind}: {middle:.2f} s, at most {max(times):.2f}, {count} times", file=sys.stderr)
+    return figures
+
+
+def main(kills: int, leases: int, *, quick: bool) -> dict[str, Any]:
+    counts: dict[Kind, int] = {"killed": kills, "elsewhere": 3, "closed": 3, "hung": 2}
     if quick:
-        counts = {"killed": min(kills, 5), "elsewhere": 1, "hung": 1, "closed": 2}
+        counts = {"killed": min(kills, 3), "elsewhere": 1}
     with tempfile.TemporaryDirectory(prefix="shirako-bench-") as name, Postgres() as server:
-        figures: dict[str, float] = {}
-        fill(server, records)
-        lock = lock_seconds(server, counts["killed"])
-        for kind, count in counts.items():
-            times = takeover_seconds(server, kind, count)
-            figures[f"takeover_s_p50.{kind}"] = statistics.median(times)
-            figures[f"takeover_s_max.{kind}"] = max(times)
-            print(f"{kind}: {sorted(times)[len(times) // 2]:.3f} s, {count} times", file=sys.stderr)
-        measured = rates(server, Path(name), 0.2 if quick else 1.0)
+        settings = server_settings(server)
+        lock = lock_seconds(server, min(kills, 5) if quick else kills)
+        with stand(server, Path(name), leases) as made:
+            figures = takeovers(made, counts)
+        measured = rates(server, Path(name), 0.1 if quick else 0.5, 3 if quick else 5)
     bare = ("bare_statements", "syncs")
     figures |= {name: rate for name, rate in measured.items() if not name.startswith(bare)}
     references = {name: rate for name, rate in measured.items() if name.startswith(bare)}
@@ -247,42 +339,21 @@ def main(kills: int, records: int, *, quick: bool) -> dict[str, Any]:
         "figures": figures,
         "references": references,
         "ratios": ratios,
-        "machine": {
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "psycopg": psycopg.__version__,
-            "kills": counts["killed"],
-            "records": records,
-            "hold_s": HOLD_SECONDS,
-        },
+        "machine": report.machine(
+            psycopg=psycopg.__version__,
+            takeovers=sum(counts.values()),
+            kills=counts["killed"],
+            live_leases=leases,
+            hold_s=HOLD_SECONDS,
+            **settings,
+        ),
     }
 
 
-def fill(server: Postgres, records: int) -> None:
-    """So many records for each copy to load."""
-    ledger = PostgresLedger(server.url, ACTOR)
-    for start in range(0, records, 500):
-        keys = range(start, min(start + 500, records))
-        ledger.commit([Write("lease", f"{HOLDER}/{key}", BODY) for key in keys], [])
-    ledger.close()
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="holders to kill (default 20)")
-    parser.add_argument("--records", type=int, default=5000, help="records to load (default 5000)")
-    parser.add_argument("--quick", action="store_true", help="fewer of everything")
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
-    parser.add_argument("--copy", help=argparse.SUPPRESS)
-    parser.add_argument("--standby", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.copy:
-        be_a_copy(options.copy, standby=options.standby)
-    else:
-        result = main(options.kills, options.records, quick=options.quick)
-        if options.json:
-            print(json.dumps(result, indent=1))
-        else:
-            for group in ("references", "figures", "ratios"):
-                for label, value in result[group].items():
-                    print(f"{label:44} {value:12.3f}")
+    parser = report.options(__doc__, "fewer of everything")
+    parser.add_argument("--kills", type=int, default=20, help="copies to kill (default 20)")
+    parser.add_argument("--leases", type=int, help="live leases; 2000, or 200 with --quick")
+    chosen = parser.parse_args()
+    found = main(chosen.kills, chosen.leases or (200 if chosen.quick else 2000), quick=chosen.quick)
+    report.show(found, as_json=chosen.json)

@@ -14,11 +14,7 @@ over the same bytes, their keys parsed before. `next` is held to one of them, th
 
 from __future__ import annotations
 
-import argparse
 import base64
-import json
-import os
-import platform
 import statistics
 import time
 from collections import defaultdict
@@ -28,6 +24,7 @@ from typing import Any
 import cryptography
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from bench.rig import report
 from shirako import trust
 from shirako.core.claims import Chain, Claim, check_chain
 from shirako.core.terms import Term
@@ -147,23 +144,11 @@ def measured(*, rounds: int, count: int) -> dict[str, Any]:
         "figures": figures,
         "references": references,
         "ratios": ratios,
-        "machine": {
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "cryptography": cryptography.__version__,
-        },
+        "machine": report.machine(cryptography=cryptography.__version__),
     }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and tickets")
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
-    options = parser.parse_args()
-    result = measured(rounds=5, count=60) if options.quick else measured(rounds=15, count=300)
-    if options.json:
-        print(json.dumps(result, indent=1))
-    else:
-        for group in ("references", "figures", "ratios"):
-            for label, value in result[group].items():
-                print(f"{label:44} {value:12.3f}")
+    chosen = report.options(__doc__, "fewer rounds and tickets").parse_args()
+    size = (5, 60) if chosen.quick else (15, 300)
+    report.show(measured(rounds=size[0], count=size[1]), as_json=chosen.json)

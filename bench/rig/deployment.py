@@ -136,9 +136,7 @@ class Turns:
 
 def rate_ratio(runs: Sequence[Measured], beside: Sequence[Measured]) -> float:
     """The median over rounds of one rate to the other."""
-    return statistics.median(
-        one.rate / other.rate for one, other in zip(runs, beside, strict=True)
-    )
+    return statistics.median(one.rate / other.rate for one, other in zip(runs, beside, strict=True))
 
 
 def cpu_ratio(runs: Sequence[Measured], beside: Sequence[Measured]) -> float:

@@ -118,7 +118,7 @@ class Broker(Role[BrokerLease]):
         for delegation in self.delegations.values():
             self._open_share(delegation)
         # a delegation that came anew has another chain than what was sold out of it before
-        for chain in {grant.chain[:-1]: None for grant in self._grants()}:
+        for chain in {grant.chain[:-1]: None for grant in self._grants() if grant.chain}:
             self._note_root(chain)
         self._restore()
         super().loaded()
@@ -416,6 +416,9 @@ class Broker(Role[BrokerLease]):
         restored = (self.delegations[name] for name in self.unsold() if name in self.delegations)
         lost = {digest(delegation.chain[-1]) for delegation in restored}
         if self.accounts.are_early([p for p in ours if p.parent not in lost]):
+            for posting in ours:
+                # what comes next is taken all the same: another receipt may wait for it
+                self.accounts.follow(posting)
             raise Refused("early", "receipts before this one have not come yet", retry=True)
         for posting in ours:
             entry = posting.entry
@@ -427,8 +430,8 @@ class Broker(Role[BrokerLease]):
         self, sender: PublicKey, record: BrokerLease, message: messages.Relinquish
     ) -> Receipt | None:
         """The receipt, if it is of the site that our grants rest on and for this lease (rule 2)."""
-        if not record.grants:
-            # already given back; a site's receipt has its place in our accounts all the same
+        if not record.grants or not record.grants[0].chain:
+            # already given back, or over; a site's receipt has its place in our accounts all the same
             if sender.kid not in self.sites:
                 return None
             return self.verifier.receipt(message.receipt, sender)

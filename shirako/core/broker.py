@@ -239,7 +239,10 @@ def tell_revoked(r: BrokerLease, e: Revoked, _me: Me) -> Step[BrokerLease]:
 
 
 def term_over(r: BrokerLease, _e: Woken, _me: Me) -> Step[BrokerLease]:
-    return Step(replace(r, state=S.CLOSED, grants=(), wake=None, reason="the term is over"))
+    """What was sold is kept in mind without a receipt: a request that was long on its way may ask
+    for a term that began before this one ended."""
+    grants = tuple(replace(grant, chain=()) for grant in r.grants)
+    return Step(replace(r, state=S.CLOSED, grants=grants, wake=None, reason="the term is over"))
 
 
 def answer_closed_request(

@@ -296,7 +296,11 @@ class Attacker:
     def _forge(self, broker: Seat) -> None:
         """A ticket for the shadow, of the broker's making, good or bad."""
         source = self._source
-        held = [r for r in broker.kept.values() if isinstance(r, DelegationRecord)]
+        held = [
+            record
+            for (kind, _), record in broker.kept.items()
+            if kind == "delegation" and isinstance(record, DelegationRecord)
+        ]
         if not held:
             return
         share = source.choice(held)
@@ -307,12 +311,16 @@ class Attacker:
             max(now, share.term.start),
             max(min(now + source.randint(30, 300), share.term.end), now + 1),
         )
+        units = source.randint(1, share.units)
+        end = self._end_of_a_lease(site, share) if source.random() < 0.3 else None
+        if end is not None:  # whoever extends that lease finds that all of it was sold
+            term, units = Term(end, min(end + 200, share.term.end)), share.units
         claim = Claim(
             jti=f"forged {rid}",
             issuer=broker.party.kid,
             holder=self._shadow.party,
             type=share.type,
-            units=source.randint(1, share.units),
+            units=units,
             term=term,
             digest="",
             parent=trust.digest(share.chain[-1]),
@@ -332,11 +340,26 @@ class Attacker:
             again = msgspec.structs.replace(asked, rid=self._new_id())
             self._send(SHADOW, self._shadow.key, site.party, again)
 
+    def _end_of_a_lease(self, site: Seat, share: DelegationRecord) -> int | None:
+        """When a lease that rests on this delegation ends, if there is any that may be extended."""
+        root = trust.digest(share.chain[0])
+        ends = [
+            lease.term.end
+            for lease in site.leases()
+            if isinstance(lease, SiteRecord) and lease.state == "Active"
+            if any(spent.ancestors[0].digest == root for spent in lease.spent)
+            if lease.term.end < share.term.end
+        ]
+        return self._source.choice(ends) if ends else None
+
     def _site_of(self, share: DelegationRecord) -> Seat:
         return next(
             site
             for site in self._world.sites
-            if ("delegation", (share.holder.kid, share.id)) in site.kept
+            if any(
+                isinstance(record, DelegationRecord) and record.chain[0] == share.chain[0]
+                for record in site.kept.values()
+            )
         )
 
     def _forgeries(self) -> tuple[Callable[[Claim, DelegationRecord, Seat], Chain], ...]:

@@ -34,6 +34,7 @@ class Summary:
     events: int
     lives: int
     faults: Counter[str]
+    seen: Counter[str]
     violations: tuple[Violation, ...]
     digest: str
 
@@ -47,6 +48,8 @@ class Report:
     events: int = 0
     lives: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+    """How often something came to pass that no single fault brings about."""
     violating: list[Summary] = field(default_factory=list)
     seconds: float = 0.0
     _digest: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -56,6 +59,7 @@ class Report:
         self.events += summary.events
         self.lives += summary.lives
         self.faults.update(summary.faults)
+        self.seen.update(summary.seen)
         self._digest.update(summary.digest.encode())
         if summary.violations:
             self.violating.append(summary)
@@ -153,6 +157,7 @@ def _one(seed: int, faults: Faults) -> Summary:
         events=outcome.events,
         lives=outcome.lives,
         faults=outcome.faults,
+        seen=outcome.seen,
         violations=outcome.violations,
         digest=outcome.digest,
     )

@@ -1,4 +1,8 @@
-"""Brokers that do not keep to the rules: they sell what they have not got, and sell it twice."""
+"""Brokers that do not keep to the rules: they sell what they have not got, and sell it twice.
+
+What they cite of their sites' accounts is what shows them to have, or not: some cite what they
+know, as honest brokers do, and some what suits them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,17 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from shirako.actors.accounts import Accounts, Store
 from shirako.actors.broker import Broker
+from shirako.core.account import START, Citation
 from shirako.core.broker import Allocate, BrokerLease, Grant
 from shirako.core.claims import Party
 from shirako.core.machine import Me
 from shirako.core.policy import Allocation, Declined, Demanded, Given, Piece, Share
 from shirako.simulation.chance import Stream
+
+HABITS = ("what it knows", "what it knows", "nothing", "less", "what nobody has written")
+"""What a broker cites that sells too much; it keeps to it."""
 
 
 class Greedy:
@@ -32,6 +41,28 @@ class Greedy:
                 yield Declined(code="unavailable", reason="not even we would sell that")
 
 
+class Pretended(Accounts):
+    """Follows accounts as they are, and cites something else of them."""
+
+    def __init__(self, store: Store, habit: str, source: Stream) -> None:
+        super().__init__(store)
+        self._habit = habit
+        self._source = source
+        self._cited: list[Citation] = [START]
+
+    def place(self, parent: str) -> Citation:
+        place = super().place(parent)
+        match self._habit:
+            case "nothing":
+                return START
+            case "less":
+                self._cited.append(place)
+                return self._source.choice([one for one in self._cited if one <= place])
+            case "what nobody has written":
+                return Citation(place.volume, place.number + 1, "f" * 64)
+        return place
+
+
 class CheatingBroker(Broker):
     """Books nothing, and signs claims that it has signed before or that are void."""
 
@@ -43,9 +74,10 @@ class CheatingBroker(Broker):
         policy: Allocation,
         source: Stream,
     ) -> None:
-        """`source` chooses when it cheats."""
+        """`source` chooses when it cheats, and how."""
         super().__init__(me, suppliers, guests, policy)
         self._source = source
+        self.accounts = Pretended(self._note, source.choice(HABITS), source)
 
     def _book(self, grant: Grant) -> None:
         """As if there were always enough."""

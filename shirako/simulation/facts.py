@@ -7,6 +7,7 @@ acknowledged, what is on the nodes. Checks judge by these alone.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -140,6 +141,8 @@ class Facts:
     violations: list[Violation] = field(default_factory=list)
     kept: dict[str, dict[tuple[str, Key], Record]] = field(default_factory=dict)
     """By actor: what its ledger holds now."""
+    seen: Counter[str] = field(default_factory=Counter)
+    """How often something came to pass that no single fault brings about."""
     _hooks: dict[str, list[Callable[..., None]]] = field(default_factory=dict)
 
     def watch(self, observers: Sequence[Observer]) -> None:

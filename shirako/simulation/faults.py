@@ -46,6 +46,8 @@ class Faults:
     """A commit: it is stored, and nobody hears of it."""
     commit_unsure: float = 0.0
     """A commit: it is stored, and the actor is told that it failed."""
+    backlog: float = 0.0
+    """A site: what it has to say to brokers piles up, and it starts anew before it can say it."""
     takeover: float = 0.0
     """An actor: it loses its ledger for a while, and other copies of it are started."""
     restart: float = 0.0
@@ -97,6 +99,7 @@ ALL_FAULTS = Faults(
     crash_before_commit=0.004,
     crash_after_commit=0.004,
     commit_unsure=0.004,
+    backlog=0.1,
     takeover=0.06,
     restart=0.01,
     clock_wrong=0.5,

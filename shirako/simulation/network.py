@@ -71,6 +71,10 @@ class Network:
             self._blocked[other, one] = until
         return f"{ {'both': 'neither way', 'there': 'not there', 'back': 'not back'}[ways] }"
 
+    def mute(self, one: str, other: str, seconds: float) -> None:
+        """Nothing of what one says gets to the other for so long."""
+        self._blocked[one, other] = self._loop.now + seconds
+
     def heal(self) -> None:
         self._blocked.clear()
 

@@ -1,12 +1,16 @@
 """What actors have committed, read from the bytes in their ledgers: the fields that checks use.
 
 These structs are the simulation's own, so that no check believes a property or default of the
-classes that it judges. Unknown fields are skipped.
+classes that it judges. Unknown fields are skipped. What others are to judge by themselves, conflict
+proofs and accounts of receipts, is read as anybody would read it.
 """
 
 from __future__ import annotations
 
 from msgspec import Raw, Struct, json
+
+from shirako.core.account import Posting, Volume
+from shirako.core.conflict import Conflict
 
 Key = tuple[str, str]
 
@@ -42,6 +46,7 @@ class SpentRecord(Struct, frozen=True):
     units: int
     term: TermRecord
     ancestors: tuple[AncestorRecord, ...]
+    tokens: tuple[str, ...] = ()
 
 
 class AssignmentRecord(Struct, frozen=True, gc=False):
@@ -143,7 +148,16 @@ class DelegationRecord(Struct, frozen=True):
     lines: dict[str, LineRecord] = {}
 
 
-Record = SiteRecord | BrokerRecord | GuestRecord | UnitRecord | DelegationRecord
+Record = (
+    SiteRecord
+    | BrokerRecord
+    | GuestRecord
+    | UnitRecord
+    | DelegationRecord
+    | Posting
+    | Volume
+    | Conflict
+)
 
 LEASES: dict[str, type[SiteRecord] | type[BrokerRecord] | type[GuestRecord]] = {
     "site": SiteRecord,
@@ -157,6 +171,9 @@ _DECODERS = {
     **{(part, "unit"): json.Decoder(UnitRecord).decode for part in LEASES},
     **{(part, "delegation"): json.Decoder(DelegationRecord).decode for part in LEASES},
     ("broker", "given"): json.Decoder(DelegationRecord).decode,
+    **{(part, "posting"): json.Decoder(Posting).decode for part in ("site", "broker")},
+    ("site", "volume"): json.Decoder(Volume).decode,
+    ("site", "conflict"): json.Decoder(Conflict).decode,
 }
 
 
@@ -192,6 +209,8 @@ class RefusalRecord(Struct, frozen=True):
     index: int
     code: str
     retry: bool = False
+    reason: str = ""
+    conflict: Conflict | None = None
 
 
 class AcknowledgementBody(Struct, frozen=True):
@@ -199,6 +218,27 @@ class AcknowledgementBody(Struct, frozen=True):
 
 
 read_acknowledgement = json.Decoder(AcknowledgementBody).decode
+
+
+class FailedRecord(Struct, frozen=True):
+    """The refusal of a request that was answered by a message."""
+
+    answers: int
+    code: str
+    reason: str = ""
+    conflict: Conflict | None = None
+
+
+read_failed = json.Decoder(FailedRecord).decode
+
+
+class PresentedRecord(Struct, frozen=True):
+    """A ticket that a guest presents to its site."""
+
+    ticket: tuple[tuple[str, ...], ...]
+
+
+read_presented = json.Decoder(PresentedRecord).decode
 
 
 class ClaimBody(Struct, frozen=True):
@@ -231,6 +271,7 @@ class ReceiptBody(Struct, frozen=True):
     redeemed: bool
     final: bool
     failed_units: tuple[str, ...] = ()
+    postings: tuple[Posting, ...] = ()
 
 
 read_receipt = json.Decoder(ReceiptBody).decode

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from shirako.core import account
+from shirako.simulation.chance import stream
 from shirako.simulation.checks import all_checks
 from shirako.simulation.facts import Facts, Line, Violation
 from shirako.simulation.faults import ALL_FAULTS, Faults, Injection
 from shirako.simulation.loop import Stuck, VirtualLoop
+from shirako.simulation.sightings import Sightings
 from shirako.simulation.signatures import remembered
 from shirako.simulation.world import World
 
@@ -26,6 +31,8 @@ class Outcome:
     lives: int
     """Leases that were in use and have come to their end."""
     faults: Counter[str]
+    seen: Counter[str]
+    """How often something came to pass that no single fault brings about."""
     injected: tuple[Injection, ...]
     violations: tuple[Violation, ...]
     digest: str
@@ -50,6 +57,17 @@ class _Broken(logging.Handler):
             self._facts.broke(record.name, f"{record.getMessage()}: {error!r}")
 
 
+@contextmanager
+def _volumes(seed: int) -> Iterator[None]:
+    """No run lasts long enough to fill a volume of an account: in most runs they are smaller."""
+    usual = account.VOLUME_ENTRIES_MIN
+    account.VOLUME_ENTRIES_MIN = stream(seed, "volumes").choice((1, 3, usual))
+    try:
+        yield
+    finally:
+        account.VOLUME_ENTRIES_MIN = usual
+
+
 def run(
     seed: int,
     faults: Faults = ALL_FAULTS,
@@ -63,9 +81,9 @@ def run(
     own keys are taken as verified.
     """
     loop = VirtualLoop()
-    with remembered(memory=memory):
+    with remembered(memory=memory), _volumes(seed):
         world = World(loop, seed, faults, only)
-        world.facts.watch([*all_checks(world), *world.persons])
+        world.facts.watch([*all_checks(world), Sightings(world), *world.persons])
         handler = _Broken(world.facts)
         level, propagate = log.level, log.propagate
         log.addHandler(handler)
@@ -86,6 +104,7 @@ def run(
         events=len(facts.trace),
         lives=world.lives,
         faults=world.injector.counts,
+        seen=facts.seen,
         injected=tuple(world.injector.injected),
         violations=tuple(facts.violations),
         digest=facts.digest(),

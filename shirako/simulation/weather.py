@@ -19,6 +19,7 @@ MINUTE = 30.0
 """How long the opportunity of a fault that is not tied to an action lasts, in seconds."""
 DOWN_SECONDS = (0.2, 3.0, 20.0, 120.0)
 FUSE_STEPS = 400
+BACKLOG_SECONDS = 300.0
 OUTAGE_SECONDS = 90.0
 STEP_MS = 4000
 JUMPS_MS = (20_000, 45_000, 3_600_000, 86_400_000)
@@ -81,6 +82,11 @@ class Weather:
                 seat.shared = True
                 for _ in range(3):
                     loop.after(how.uniform(MINUTE, seconds), seat.take_over, how)
+            if seat.part == "site":
+                how = self._strike("backlog", seat.name)
+                if how is not None:
+                    latest = seconds - BACKLOG_SECONDS
+                    loop.after(how.uniform(MINUTE, latest), self._pile_up, seat, how)
             if seat.part == "guest":
                 how = self._strike("guest_vanishes", seat.name)
                 if how is not None:
@@ -110,6 +116,14 @@ class Weather:
     def _part(self, one: str, other: str, how: Stream) -> None:
         ways = self._world.network.part(one, other, how)
         self._world.facts.note("world", f"{one} and {other} are apart, {ways}")
+
+    def _pile_up(self, site: Seat, how: Stream) -> None:
+        """What was to be said meanwhile is said in another order than it came up in."""
+        seconds = how.uniform(MINUTE, BACKLOG_SECONDS)
+        for broker in self._world.brokers:
+            self._world.network.mute(site.name, broker.name, seconds)
+        self._world.facts.note(site.name, "no broker hears it")
+        self._world.loop.after(seconds - 1.0, site.crash)
 
     def _go_out(self, directory: Directory, how: Stream) -> None:
         directory.out_until = self._world.loop.now + how.uniform(3.0, OUTAGE_SECONDS)

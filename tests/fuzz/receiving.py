@@ -26,8 +26,8 @@ from tests.fuzz.life import Situation, loaded
 WAKES_MAX = 6
 ANSWER_BYTES_MAX = 4000
 """A refusal is no copy of what came."""
-PROOFS = ("conflict",)
-"""Kinds that a refusal may write: what proves that somebody oversold is kept, and that is all."""
+PROOFS = ("conflict", "posting", "volume")
+"""Kinds that a refusal may write: what is signed and proves something is kept, and that is all."""
 
 
 def receive(situation: Situation, envelope: bytes) -> str:
@@ -61,7 +61,7 @@ def receive(situation: Situation, envelope: bytes) -> str:
 
 
 def _without_proofs(role: Role[Any]) -> Any:
-    return {name: part for name, part in books(role).items() if name != "conflicts"}
+    return {name: part for name, part in books(role).items() if name not in ("conflicts", "accounts")}
 
 
 def _go_on(situation: Situation, role: Role[Any]) -> None:

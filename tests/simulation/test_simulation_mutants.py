@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as changed
 
-from shirako.actors import authority, broker, performing, role
+from shirako.actors import authority, broker, convicting, performing, role
+from shirako.actors.accounts import Accounts
 from shirako.actors.actor import Actor
 from shirako.actors.courier import Courier
 from shirako.actors.handling import Outcome
@@ -22,7 +23,8 @@ from shirako.core import authority as site_machine
 from shirako.core import broker as broker_machine
 from shirako.core import guest as guest_machine
 from shirako.core import machine
-from shirako.core.authority import Release, SiteState, UnitPhase
+from shirako.core.account import START, Page
+from shirako.core.authority import Release, Settled, SiteState, UnitPhase
 from shirako.core.broker import BrokerState, Free
 from shirako.core.exchange import Arrival, Line
 from shirako.core.machine import Arrow, Step, Woken
@@ -118,7 +120,7 @@ def freed_without_a_receipt(patch: Patch) -> None:
 
 
 def redeemed_twice(patch: Patch) -> None:
-    patch.setattr(authority.Authority, "_check_unspent", lambda self, spent, claims: None)
+    patch.setattr(authority.Authority, "_check_unspent", lambda *_: None)
 
 
 def redeemed_by_a_thief(patch: Patch) -> None:
@@ -269,15 +271,60 @@ def never_forgotten(patch: Patch) -> None:
 def extended_by_fewer_units(patch: Patch) -> None:
     grant = broker.Broker._grant
 
-    def short(self: Any, lease: Any, asked: Any, number: int, delegation: str, *rest: Any) -> Any:
-        units, term = rest
-        return grant(self, lease, asked, number, delegation, 1 if asked.extends else units, term)
+    def short(self: Any, lease: Any, asked: Any, number: int, piece: Any) -> Any:
+        return grant(
+            self, lease, asked, number, piece._replace(units=1) if asked.extends else piece
+        )
 
     patch.setattr(broker.Broker, "_grant", short)
 
 
+def nothing_is_cited(patch: Patch) -> None:
+    """As if no receipt had ever come: what it sells again seems to be sold twice."""
+    patch.setattr(Accounts, "place", lambda *_: START)
+
+
+def any_receipt_frees(patch: Patch) -> None:
+    """Wherever in the account it stands, so that nobody can be shown that it was there."""
+    patch.setattr(Accounts, "are_early", lambda *_: False)
+    patch.setattr(Accounts, "follow", lambda *_: True)
+
+
+def receipts_are_taken_in_any_order(patch: Patch) -> None:
+    """What does not come next in the account is acknowledged, and never comes again."""
+    patch.setattr(Accounts, "are_early", lambda *_: False)
+
+
+def a_receipt_without_its_place(patch: Patch) -> None:
+    apply = authority.Authority.apply
+
+    def silent(self: Any, record: Any, event: Any, by: str) -> Any:
+        if isinstance(event, Settled):
+            event = changed(event, postings=())
+        return apply(self, record, event, by)
+
+    patch.setattr(authority.Authority, "apply", silent)
+
+
+def proofs_without_the_receipts(patch: Patch) -> None:
+    """They prove nothing, and the site finds that out before it shows them to anybody."""
+    at = convicting._at
+
+    def bare(*args: Any) -> Any:
+        conflict = at(*args)
+        return conflict and changed(conflict, page=Page(volume=1))
+
+    patch.setattr(convicting, "_at", bare)
+
+
+def proofs_that_are_not_looked_at(patch: Patch) -> None:
+    proofs_without_the_receipts(patch)
+    patch.setattr(convicting, "judge", lambda *_: None)
+
+
 CHEATED = replace(ALL_FAULTS, cheating=1.0, nonsense=1.0)
 ALONE = replace(ALL_FAULTS, guest_vanishes=1.0)
+PILED_UP = replace(ALL_FAULTS, backlog=1.0)
 
 MUTANTS: dict[str, Mutant] = {
     "released before teardown": Mutant(released_before_teardown, ("EXCLUSIVE", "CLEAN")),
@@ -308,6 +355,16 @@ MUTANTS: dict[str, Mutant] = {
     "never forgotten": Mutant(never_forgotten, ("BOUNDED",), 40),
     "extended by fewer units": Mutant(extended_by_fewer_units, ("ATOMIC",), 40),
     "closed because nobody answers": Mutant(closed_because_nobody_answers, ("DURABLE",)),
+    "nothing is cited": Mutant(nothing_is_cited, ("ROOTED",)),
+    "any receipt frees": Mutant(any_receipt_frees, ("ROOTED",)),
+    "receipts are taken in any order": Mutant(
+        receipts_are_taken_in_any_order, ("DURABLE",), faults=PILED_UP
+    ),
+    "a receipt without its place": Mutant(a_receipt_without_its_place, ("DURABLE",)),
+    "proofs without the receipts": Mutant(proofs_without_the_receipts, ("ROOTED",), faults=CHEATED),
+    "proofs that are not looked at": Mutant(
+        proofs_that_are_not_looked_at, ("ROOTED",), faults=CHEATED
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from shirako.simulation.checks.agreement import Agreement
 from shirako.simulation.checks.atomic import Atomic
 from shirako.simulation.checks.bounded import Bounded
 from shirako.simulation.checks.clean import Clean
+from shirako.simulation.checks.conflicts import Conflicts
 from shirako.simulation.checks.conserve import Conserve
 from shirako.simulation.checks.durable import Durable
 from shirako.simulation.checks.ends import Ends
@@ -32,6 +33,7 @@ def all_checks(world: World) -> list[Observer]:
         Exclusive(world),
         Conserve(world),
         Rooted(world),
+        Conflicts(world),
         Withdrawn(world),
         Ends(world),
         Clean(world),

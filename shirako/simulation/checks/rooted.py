@@ -80,7 +80,8 @@ class Rooted(Check):
             return
         for ancestor in spent.ancestors:
             spans = self._spent.setdefault(ancestor.digest, {})
-            spans[key, spent.issuer, spent.jti] = Span(spent.term.start, spent.term.end, spent.units)
+            span = Span(spent.term.start, spent.term.end, spent.units)
+            spans[key, spent.issuer, spent.jti] = span
             start = max(spent.term.start, commit.tick + CLOCK_SECONDS)
             redeemed = most(spans.values(), start, spent.term.end)
             if redeemed > ancestor.capacity:
