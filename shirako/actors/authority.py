@@ -590,10 +590,11 @@ class Authority(Role[SiteLease]):
             for number, ancestor in reversed(list(enumerate(one.ancestors, 1))):
                 beside = [other for other in spent[:index] if ancestor in other.ancestors]
                 calendar = self._calendar(ancestor, beside)
-                ahead = Term(max(one.term.start, calendar.term.start), one.term.end)
+                # what is over is nobody's fault: an honest broker may have sold it before
+                ahead = Term(max(one.term.start, calendar.term.start, now), one.term.end)
                 if calendar.free(ahead) < one.units:
                     chains = [tokens, *((roots[o.ancestors[0].digest], *o.tokens) for o in beside)]
-                    refusals.append(self._oversold(chains, tokens[:number], ahead, now))
+                    refusals.append(self._oversold(chains, tokens[:number], ahead))
             if refusals:
                 raise next((r for r in refusals if r.conflict is not None), refusals[0])
 
@@ -610,7 +611,7 @@ class Authority(Role[SiteLease]):
             copy.restore(other.units, other.term)
         return copy
 
-    def _oversold(self, chains: list[Chain], above: Chain, term: Term, now: int) -> Refused:
+    def _oversold(self, chains: list[Chain], above: Chain, term: Term) -> Refused:
         """With these chains of a ticket more would be redeemed below the last claim of `above` than
         it is worth (rule 4)."""
         sold = self.verifier.chain(above)[-1]
@@ -620,8 +621,7 @@ class Authority(Role[SiteLease]):
             for spent in lease.spent
             if spent.tokens and any(a.digest == sold.digest for a in spent.ancestors)
         ]
-        ahead = Term(max(term.start, now), term.end)
-        conflict = conflict_of([*chains, *others], above, ahead, self.accounts, self.verifier)
+        conflict = conflict_of([*chains, *others], above, term, self.accounts, self.verifier)
         reason = (
             f"with this ticket more of the claim {sold.jti} would be redeemed than its "
             f"{sold.units} units; {sold.holder.name or sold.holder.kid} sold too much"

@@ -140,7 +140,8 @@ class SqliteLedger:
                     changed.append((check, body, row[0]))
             elif row is not None:
                 dropped.append((row[0],))
-        self._db.executemany(_INSERT, fresh)
+        # in the order of their keys: small rows between large ones would have a page each
+        self._db.executemany(_INSERT, sorted(fresh))
         self._db.executemany(_UPDATE, changed)
         self._db.executemany(_DELETE, dropped)
         return balance._replace(records=records, record_sums=sums)
