@@ -18,6 +18,7 @@ from typing import Any
 
 from shirako.actors.authority import Unit
 from shirako.core import messages
+from shirako.core.account import Account, Entry, Posting
 from shirako.core.authority import SiteLease, SiteState
 from shirako.core.broker import BrokerLease
 from shirako.core.claims import Chain, Claim, Lease, Party, Receipt, Ticket
@@ -174,6 +175,17 @@ def _wide_claims() -> Iterator[tuple[str, Ticket]]:
     )
     yield "too many chains", steps(*(Term(t, t + 1) for t in range(BEGIN, BEGIN + 65)))
     yield "the same claim twice", (chain(jti="same"), chain(jti="same"))
+    yield "more than its parent side by side", tuple(chain(jti=j, units=2) for j in ("s1", "s2"))
+    yield (
+        "chains of two brokers",
+        (
+            chain(term=Term(BEGIN, 120), jti="c1"),
+            chain(term=Term(120, END), jti="c2", below=share(), signer="below"),
+        ),
+    )
+    yield "carved out of a ticket", (chain(below=chain(rid="R"), signer="thief"),)
+    yield "passes itself off as a root", (chain(site=party_of("site")),)
+    yield "the root of a delegation in other words", (chain(below=(root(units=4),)),)
     below = share()
     yield (
         "more units than the broker below has",
@@ -204,6 +216,8 @@ def _forged_tickets() -> tuple[Item, ...]:
     items.append(Item("a good ticket in another's name", "thief", "site", in_anothers_name))
     unnumbered = redeem((chain(),), n=0)
     items.append(Item("a message without a number", "thief", "site", unnumbered))
+    unprintable = redeem((chain(rid="X\0Y"),), rid="X\0Y")
+    items.append(Item("a ticket for a name that no ledger can keep", "thief", "site", unprintable))
     nowhere = messages.ExtendLease(
         rid="X", holder=party_of("thief").kid, n=LATER, ticket=(chain(),)
     )
@@ -271,6 +285,7 @@ def _forged_extensions(lease: GuestLease, site: SiteLease) -> Iterator[Item]:
             *made(term=Term(END, 160)),
             *made(term=Term(160, LONGER), extends="", jti="further"),
         ),
+        "on too many units side by side": (*made(), *made(jti="beside")),
         "that is the ticket once more": lease.ticket,
         "with the ticket's own id": made(jti=jti),
     }
@@ -286,6 +301,16 @@ def _forged_extensions(lease: GuestLease, site: SiteLease) -> Iterator[Item]:
 # At the broker ----------------------------------------------------------------------------------
 
 
+def _postings(lease: BrokerLease) -> tuple[Posting, ...]:
+    """The first places of the accounts of what a lease rests on."""
+    accounts = {digest(grant.chain[-2]): Account(digest(grant.chain[-2])) for grant in lease.grants}
+    made = []
+    for grant in lease.grants:
+        account = accounts[digest(grant.chain[-2])]
+        made.append(account.post(Entry(grant.jti, grant.term.end), BEGIN))
+    return tuple(made)
+
+
 def _receipt(signer: str, lease: BrokerLease, **other: Any) -> str:
     """A receipt that frees all of a lease, but for what is said otherwise."""
     said: dict[str, Any] = {
@@ -293,6 +318,7 @@ def _receipt(signer: str, lease: BrokerLease, **other: Any) -> str:
         "reservation": lease.id,
         "claims": tuple(grant.jti for grant in lease.grants),
         "issuer": key_of(signer).public.kid,
+        "postings": _postings(lease),
         **other,
     }
     receipt = Receipt(jti="r", units_freed=2, tick=BEGIN, redeemed=True, final=True, **said)
@@ -482,6 +508,11 @@ def _at_guest(lease: GuestLease) -> Iterator[Item]:
             "broker", made(type=LARGE, below=(root(LARGE, 2, "d4"),))
         ),
         "a ticket that does not fit together": ticket("broker", made(parent="0" * 64)),
+        "a ticket on units of two sites": ticket(
+            "broker",
+            (*made(units=1), *made(units=1, jti="there", below=(root(signer="rival"),))),
+        ),
+        "a ticket without any claim": ticket("broker", ()),
     }
     token = {
         "jti": "l",

@@ -80,10 +80,9 @@ REASONS: dict[str, tuple[str, ...]] = {
         *_guest("is dropped", "Closed, Refused", "Failed, Refused"),
         *_guest("keeps no data", "Closed, Refused"),
         *_broker("keeps no data", "Ticketed, Woken"),
-        *_site("says nothing", "Redeeming, Woken", "Active, Woken"),
         *_site("has no effects", "Redeeming, Woken", "Active, Woken"),
         *_site("has its effects twice", "Redeeming, Woken", "Active, Woken"),
-        *_site("keeps no data", "Redeeming, Woken", "Priming, Woken", "Active, Woken"),
+        *_site("keeps no data", "Priming, Woken", "Active, Woken"),
     ),
     "Failed or Closed: both are the end, and the words beside it say why": (
         *_guest("closes", "CloseWait, Refused", "Failed, TicketUpdated"),
@@ -142,6 +141,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "a token's signature was verified with the key that its parent confirms": (
         "claims.check_link: without `if child.issuer != parent.holder.kid`",
+        "conflict.judge: without `child.issuer != parent.holder.kid`",
     ),
     "a root's `site` is made of the key that signed it: each of the two says what the other says": (
         _ROOT + "`if root.parent or root.issuer != root_issuer or root.site is None`",
@@ -155,8 +155,28 @@ REASONS: dict[str, tuple[str, ...]] = {
     "a reservation has a name, so the root claim, which is for none, is never taken for a ticket": (
         "Authority._check_chain: without `len(claims) < 2`",
     ),
-    "a broker puts a ticket's chains in order; what is out of order is refused as a gap": (
-        "Authority._check_ticket: without `chains.sort(key=lambda chain: chain[-1].term.start)`",
+    "what a ticket is worth does not depend on the order of its chains": (
+        "Authority._check_ticket: without `read.sort(key=lambda one: one[0][-1].term)`",
+    ),
+    "a ticket of no chains is worth nothing, which is found next": (
+        "Authority._check_ticket: without `1 <= len(ticket)`",
+    ),
+    "a chain is measured when it is read": (
+        "claims.check_chain: without `if not 1 <= len(chain) <= CHAIN_LENGTH_MAX`",
+        "claims.check_chain: without `1 <= len(chain)`",
+        "claims.check_chain: without `len(chain) <= CHAIN_LENGTH_MAX`",
+        "conflict.judge: without `if not above`",
+    ),
+    "what says that a lease is closed is taken whatever request it answers": _site(
+        "keeps no data", "Nascent, CloseMessage", "Redeeming, CloseMessage"
+    ),
+    "no key is replaced here": (
+        "Authority._check_chain: without `self.check_signers(claims[1:], now, self._spending)`",
+    ),
+    "nobody comes back from a backup here": (
+        "Role._receive: without `self._check_held(message, known=key in self.leases)`",
+        "Role._receive: without `self._check_held(message, known=False)`",
+        "Role._receive: without `if self.said_again(sender, heard, message, now)`",
     ),
     "the table refuses an extension there as busy, too": (
         (
@@ -170,6 +190,9 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "one tick more or less: what is as old as the skew is refused with its envelope": (
         "Broker.newcomer: without `+ 1` in `now + 2 * self.me.skew + 1`",
+    ),
+    "a guest that brings a receipt for what is over is refused instead of not being heard": (
+        "Broker._receipt: without `if sender.kid not in self.sites`",
     ),
     "a chain was read and checked when its delegation was taken": (
         "Broker._receipt: without `if root.site is None`",
@@ -208,6 +231,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "a holder is the sender, whose thumbprint is no longer than that": (
         "Role._receive: without `NAME_CHARACTERS_MAX >= len(message.holder)`",
+        "Role._receive: without `UNPRINTABLE.search(message.holder)`",
     ),
     "who has acknowledged an answer has it; it is said again to peers that lost their books": (
         "Role._receive: without `self._keep_line(record, sender.kid, line.say_again(message.n))`",
@@ -222,6 +246,39 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "each state that sets a deadline has an arrow for it": (
         "Role.woken: without `self.keep('lease', key, replace(record, wake=None))`",
+    ),
+    "who has nothing left to give back is told so, or refused: nothing comes of either": (
+        "Broker._receipt: without `if sender.kid not in self.sites`",
+    ),
+    "what was in the same volume was looked at before": (
+        (
+            "Account.follows: `place.volume >= self.place.volume` for"
+            " `place.volume > self.place.volume`"
+        ),
+    ),
+    "places are counted from 1": (
+        (
+            "Account.holds: `len(known) >= posting.place.number >= 0` for"
+            " `len(known) >= posting.place.number > 0`"
+        ),
+    ),
+    "a page is shown only if it is cited by its own number": (
+        "Account.page: without `0` in `max(cited.number, 0)`",
+    ),
+    "one byte more or less": (
+        (
+            "convicting.conflict_of: `len(msgspec.json.encode(conflict)) < PROOF_BYTES_MAX` for"
+            " `len(msgspec.json.encode(conflict)) <= PROOF_BYTES_MAX`"
+        ),
+    ),
+    "what is redeemed is in no account yet: where all claims do not exceed, fewer do not, either": (
+        "convicting._at: without `if not shown`",
+    ),
+    "the claim that is refused comes first, and without it there is room": (
+        "convicting._at: `claim.account <= cited` for `claim.account < cited`",
+    ),
+    "what is said of the claims of other leases is not asked for": (
+        "Broker._settled: without `+ 1` in `entry.end + 1`",
     ),
     "the story is for people": (
         (

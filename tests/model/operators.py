@@ -98,12 +98,18 @@ def changed(arrow: Arrow[Any], change: Change, states: tuple[State, ...]) -> Arr
 # Sources --------------------------------------------------------------------------------------
 
 
+IMPORTERS = ("shirako.", "tests.core.", "tests.model.")
+"""Where a function may have been imported to."""
+
+
 @dataclass(frozen=True)
 class Function:
     """A function by where it is defined: a class or module, and the name in it."""
 
     owner: Any
     name: str
+    amounts: bool = False
+    """Whether its comparisons and its largest and smallest ones are changed, too."""
 
     @property
     def title(self) -> str:
@@ -137,7 +143,7 @@ class Cut:
         exec(code, original.__globals__, names)
         mutant = names[self.function.name]
         places = [self.function.owner]
-        places += [m for name, m in sys.modules.items() if name.startswith("shirako.")]
+        places += [m for name, m in sys.modules.items() if name.startswith(IMPORTERS)]
         places = [p for p in places if p.__dict__.get(self.function.name) is original]
         try:
             for place in places:
@@ -152,7 +158,8 @@ def cuts(function: Function) -> Iterator[Cut]:
     """Every check of a function left out, one at a time, and every call that is a statement.
 
     A check is an `if` whose body only raises or returns; of one that asks several things, each is
-    left out by itself.
+    left out by itself. Where amounts matter, each comparison is made a little laxer or stricter,
+    and of the largest or smallest of several things each is left out.
     """
     tree = ast.parse(textwrap.dedent(inspect.getsource(function.original())))
     body = tree.body[0]
@@ -169,7 +176,8 @@ def cut_again(cut: Cut) -> Iterator[Cut]:
 
 def _cuts_of(function: Function, before: str, tree: ast.Module) -> Iterator[Cut]:
     for number, node in enumerate(ast.walk(tree)):
-        for what, change in _changes(node):
+        changes = [*_changes(node), *(_changes_of_amounts(node) if function.amounts else ())]
+        for what, change in changes:
             copied = copy.deepcopy(tree)
             change(list(ast.walk(copied))[number])
             ast.fix_missing_locations(copied)
@@ -202,6 +210,43 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Taking]]:
             yield f"without `+ 1` in `{ast.unparse(node)}`", _to_no_addition
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
         yield f"without `{ast.unparse(node)}`", _to_nothing_assigned
+
+
+_NEARLY: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+}
+
+
+def _changes_of_amounts(node: ast.AST) -> Iterator[tuple[str, Taking]]:
+    match node:
+        case ast.Compare(left, ops, comparators):
+            for number, op in enumerate(ops):
+                if type(op) in _NEARLY:
+                    nearly = [*ops[:number], _NEARLY[type(op)](), *ops[number + 1 :]]
+                    other = ast.unparse(ast.Compare(left, nearly, comparators))
+                    yield f"`{other}` for `{ast.unparse(node)}`", _set_operator(number)
+        case ast.Call(ast.Name("min" | "max"), args) if len(args) > 1:
+            for number, argument in enumerate(args):
+                what = f"without `{ast.unparse(argument)}` in `{ast.unparse(node)}`"
+                yield what, _without_argument(number)
+
+
+def _set_operator(number: int) -> Taking:
+    def change(node: ast.Compare) -> None:
+        node.ops[number] = _NEARLY[type(node.ops[number])]()
+
+    return change
+
+
+def _without_argument(number: int) -> Taking:
+    def change(node: ast.Call) -> None:
+        rest = [*node.args[:number], *node.args[number + 1 :]]
+        node.args = [ast.Tuple(rest, ast.Load())]
+
+    return change
 
 
 def _only_leaves(body: list[ast.stmt]) -> bool:
