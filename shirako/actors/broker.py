@@ -431,7 +431,7 @@ class Broker(Role[BrokerLease]):
     ) -> Receipt | None:
         """The receipt, if it is of the site that our grants rest on and for this lease (rule 2)."""
         if not record.grants or not record.grants[0].chain:
-            # already given back, or over; a site's receipt has its place in our accounts all the same
+            # given back, or over; a site's receipt has its place in our accounts all the same
             if sender.kid not in self.sites:
                 return None
             return self.verifier.receipt(message.receipt, sender)

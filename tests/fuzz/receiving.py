@@ -61,7 +61,9 @@ def receive(situation: Situation, envelope: bytes) -> str:
 
 
 def _without_proofs(role: Role[Any]) -> Any:
-    return {name: part for name, part in books(role).items() if name not in ("conflicts", "accounts")}
+    return {
+        name: part for name, part in books(role).items() if name not in ("conflicts", "accounts")
+    }
 
 
 def _go_on(situation: Situation, role: Role[Any]) -> None:

@@ -247,9 +247,6 @@ REASONS: dict[str, tuple[str, ...]] = {
     "each state that sets a deadline has an arrow for it": (
         "Role.woken: without `self.keep('lease', key, replace(record, wake=None))`",
     ),
-    "who has nothing left to give back is told so, or refused: nothing comes of either": (
-        "Broker._receipt: without `if sender.kid not in self.sites`",
-    ),
     "what was in the same volume was looked at before": (
         (
             "Account.follows: `place.volume >= self.place.volume` for"

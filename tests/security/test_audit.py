@@ -129,6 +129,10 @@ def test_what_is_asked_about_is_all_that_is_needed_and_no_more(tool: ModuleType)
 def test_make_lint_ends_with_the_audit() -> None:
     """Its status is that of the audit, unless somebody turns that off by name."""
     done = subprocess.run(
-        ["make", "--dry-run", "lint"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", "lint"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.rstrip().endswith("else .venv/bin/python tools/audit.py; fi")
