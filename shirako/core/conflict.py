@@ -11,6 +11,8 @@ grow, so none of them cites more, and it is the same account that the proof must
 is a hash. When that last claim was signed, all the others were in the calendar but for what these
 receipts gave back, and together with it they fitted. Claims whose terms were over when the cited
 volume was opened are no longer in the account, and may not count: so the instant must be later.
+A claim may begin a little in the past, by twice the skew: so the broker keeps what is over in its
+calendar for longer than that, over restarts, too.
 """
 
 from __future__ import annotations
