@@ -55,6 +55,8 @@ from shirako.core.tickets import shared_out, worth
 from shirako.trust import PublicKey, Untrusted, digest
 
 SUSPECT_CHARACTERS_MAX = 500
+CONFLICTS_MAX = 100
+"""Proofs that are kept for people to look at; each guest has its own (BOUNDED)."""
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -627,8 +629,17 @@ class Authority(Role[SiteLease]):
             f"{sold.units} units; {sold.holder.name or sold.holder.kid} sold too much"
         )
         if conflict is not None:
-            self.keep("conflict", (sold.holder.kid, sold.jti), conflict)
+            self._keep_conflict((sold.holder.kid, sold.jti), conflict)
         return Refused("conflict" if conflict else "oversold", reason, conflict=conflict)
+
+    def _keep_conflict(self, key: Key, conflict: Conflict) -> None:
+        """The latest for each claim, and only so many: a broker can make up claims without end."""
+        self.conflicts.pop(key, None)
+        while len(self.conflicts) >= CONFLICTS_MAX:
+            oldest = next(iter(self.conflicts))
+            del self.conflicts[oldest]
+            self._note("conflict", oldest, None)
+        self.keep("conflict", key, conflict)
 
     def _revoked_above(
         self, spent: tuple[Spent, ...], claims: list[tuple[Claim, ...]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,9 +15,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from shirako import trust
+from shirako.actors import authority
 from shirako.actors.accounts import Accounts
 from shirako.actors.authority import Authority
 from shirako.actors.role import Refused
+from shirako.api.convictions import routes
+from shirako.api.models import SiteConflicts
 from shirako.core import account, messages
 from shirako.core.account import Account, Entry, Page, Posting
 from shirako.core.claims import Chain, Claim, Receipt, Unfit, check_chain
@@ -23,7 +28,9 @@ from shirako.core.conflict import Conflict, allowed, heaviest, judge
 from shirako.core.delegation import Delegation
 from shirako.core.terms import Term
 from shirako.trust import Untrusted, Verifier, digest
+from shirako.verifying.statements import ConflictHolds, parse, verify
 from tests.core.cast import TYPE, key_of, open_broker, open_site, party_of, share_of
+from tests.scenarios.stage import Stage
 
 SITE, BROKER, GUEST = key_of("site").public, key_of("broker").public, key_of("guest").public
 HELD = 4
@@ -348,10 +355,10 @@ def test_what_is_given_back_for_a_part_of_its_term_only_is_not_sold_again() -> N
 # A site that refuses ----------------------------------------------------------------------------
 
 
-def sold(above: Chain, name: str, **changes: object) -> Chain:
+def sold(above: Chain, name: str, by: str = "broker", **changes: object) -> Chain:
     claim = Claim(
         jti=name,
-        issuer=BROKER.kid,
+        issuer=key_of(by).public.kid,
         holder=party_of("guest"),
         type=TYPE,
         units=2,
@@ -360,7 +367,7 @@ def sold(above: Chain, name: str, **changes: object) -> Chain:
         parent=digest(above[-1]),
         reservation=name,
     )
-    return (*above, trust.sign_claim(key_of("broker"), replace(claim, **changes)))
+    return (*above, trust.sign_claim(key_of(by), replace(claim, **changes)))
 
 
 def redeem(site: Authority, chain: Chain, name: str) -> Any:
@@ -400,20 +407,7 @@ def test_a_broker_below_is_convicted_of_its_own_sales_alone() -> None:
     above = site.delegate(share_of(6, WHOLE)).chain
     given = sold(above, "g", holder=party_of("below"), units=2, reservation="", term=WHOLE)
     below = key_of("below")
-    chains = []
-    for name in ("a", "b"):
-        claim = Claim(
-            jti=name,
-            issuer=below.public.kid,
-            holder=party_of("guest"),
-            type=TYPE,
-            units=2,
-            term=Term(100, 200),
-            digest="",
-            parent=digest(given[-1]),
-            reservation=name,
-        )
-        chains.append((*given, trust.sign_claim(below, claim)))
+    chains = [sold(given, name, "below") for name in ("a", "b")]
     assert redeem(site, chains[0], "a") is None
     conflict = redeem(site, chains[1], "b").conflict
     verdict = judge(conflict, Verifier().chain)
@@ -427,20 +421,7 @@ def test_a_broker_below_is_convicted_also_where_all_above_it_is_used_up() -> Non
     given = sold(above, "g", holder=party_of("below"), units=2, reservation="", term=WHOLE)
     assert redeem(site, sold(above, "own", units=1), "own") is None
     below = key_of("below")
-    refusals = []
-    for name in ("a", "b", "c"):
-        claim = Claim(
-            jti=name,
-            issuer=below.public.kid,
-            holder=party_of("guest"),
-            type=TYPE,
-            units=1,
-            term=Term(100, 200),
-            digest="",
-            parent=digest(given[-1]),
-            reservation=name,
-        )
-        refusals.append(redeem(site, (*given, trust.sign_claim(below, claim)), name))
+    refusals = [redeem(site, sold(given, name, "below", units=1), name) for name in ("a", "b", "c")]
     assert refusals[:2] == [None, None]
     verdict = judge(refusals[2].conflict, Verifier().chain)
     assert verdict.broker.kid == below.public.kid
@@ -466,18 +447,7 @@ def test_a_broker_above_is_convicted_of_what_it_gave_to_brokers_below() -> None:
     chains = []
     for name in ("x", "y"):
         given = sold(above, name, holder=party_of(name), units=2, reservation="", term=WHOLE)
-        claim = Claim(
-            jti=f"of {name}",
-            issuer=key_of(name).public.kid,
-            holder=party_of("guest"),
-            type=TYPE,
-            units=2,
-            term=Term(100, 200),
-            digest="",
-            parent=digest(given[-1]),
-            reservation=name,
-        )
-        chains.append((*given, trust.sign_claim(key_of(name), claim)))
+        chains.append(sold(given, f"of {name}", name, reservation=name))
     assert redeem(site, chains[0], "x") is None
     verdict = judge(redeem(site, chains[1], "y").conflict, Verifier().chain)
     assert verdict.broker.kid == BROKER.kid
@@ -501,6 +471,60 @@ def test_a_citation_of_receipts_that_were_never_written_ends_in_a_refusal_withou
     made_up = account.Citation(0, 7, "0" * 64)
     refusal = redeem(site, sold(above, "b", account=made_up), "b")
     assert (refusal.code, refusal.conflict) == ("oversold", None)
+
+
+def test_a_site_keeps_so_many_proofs_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BOUNDED: the oldest go, from the ledger, too."""
+    monkeypatch.setattr(authority, "CONFLICTS_MAX", 3)
+    site = open_site([f"n{n}" for n in range(8)])
+    above = site.delegate(share_of(8, WHOLE)).chain
+    for number in range(5):
+        made_up = f"g{number}"
+        given = sold(above, made_up, holder=party_of("below"), units=1, reservation="", term=WHOLE)
+        first, second = (f"{made_up}{half}" for half in "ab")
+        assert redeem(site, sold(given, first, "below", units=1), first) is None
+        refusal = redeem(site, sold(given, second, "below", units=1), second)
+        assert refusal.code == "conflict"
+    assert [jti for _, jti in site.conflicts] == ["g2", "g3", "g4"]
+    changed = {
+        key[1]: value
+        for (kind, key), value in site.take_batch().changed.items()
+        if kind == "conflict"
+    }
+    assert [jti for jti, value in changed.items() if value is None] == ["g0", "g1"]
+
+
+def test_the_wronged_guest_is_shown_the_proof() -> None:
+    """Over the exchange, into its own record; and it is rid of the ticket."""
+    stage = Stage(units=("n1", "n2"))
+    stage.delegate(1, Term(90, 400))
+    stage.tick(100)
+    (share,) = stage.broker.shares[TYPE]
+    share.calendar.capacity *= 2
+    for name in ("L1", "L2"):
+        stage.request(name, 1, Term(100, 200))
+        stage.settle()
+    wronged = stage.record("guest", "L2")
+    assert stage.state("guest", "L1") == "Active"
+    assert stage.state("guest", "L2") == "Failed"
+    assert "sold too much" in wronged.reason
+    assert judge(wronged.conflict, Verifier().chain).broker.kid == BROKER.kid
+
+
+async def test_what_people_are_given_can_be_verified_offline() -> None:
+    """The site's listing, and with it what a guest's proofs hold."""
+    site = open_site([f"n{n}" for n in range(8)])
+    above = site.delegate(share_of(2, WHOLE)).chain
+    assert redeem(site, sold(above, "a"), "a") is None
+    assert redeem(site, sold(above, "b"), "b").code == "conflict"
+    (route,) = routes(SimpleNamespace(role=site))  # type: ignore[arg-type]
+    listed = await route.handler(None)  # type: ignore[arg-type]
+    assert isinstance(listed, SiteConflicts)
+    (told,) = json.loads(listed.model_dump_json())["conflicts"]
+    assert (told["kid"], told["claim"], told["sold"], told["held"]) == (BROKER.kid, "d1", 4, 2)
+    (fact,) = verify(parse(json.dumps(told)), {SITE.kid: SITE})
+    assert isinstance(fact, ConflictHolds)
+    assert fact.verdict.broker.kid == BROKER.kid
 
 
 def test_one_made_up_citation_does_not_hide_a_conflict_among_others() -> None:
