@@ -237,8 +237,11 @@ def _disagreeing(books: Books) -> Iterator[str]:
         if site.state is SiteState.CLOSE_FAILED:
             yield f"site: {key[1]} is CloseFailed although nothing is broken ({site.reason})"
     for key, broker in books.broker.items():
-        if broker.state is BrokerState.CLOSED and broker.grants:
-            kept = ", ".join(f"{g.units} until {g.term.end}" for g in broker.grants)
+        if broker.state is not BrokerState.CLOSED:
+            continue
+        closed = _last_change(books, "broker", key)
+        if ahead := [grant for grant in broker.grants if grant.term.end > closed]:
+            kept = ", ".join(f"{g.units} until {g.term.end}" for g in ahead)
             yield f"broker: {key[1]} is closed, and capacity stays sold: {kept}"
     for key, guest in books.guest.items():
         if guest.ticket and key not in books.site and not _ran_out(books, key, guest):
@@ -253,7 +256,7 @@ def _receipts(books: Books) -> Iterator[str]:
         except trust.Untrusted as error:
             yield f"site: {key[1]} has no good receipt: {error}"
             continue
-        if set(receipt.claims) != {spent.jti for spent in lease.spent}:
+        if set(receipt.claims) != {claim.jti for claim in lease.claims}:
             yield f"site: the receipt of {key[1]} is not about the claims that it rests on"
     for key, guest in books.guest.items():
         if not guest.ticket:
@@ -275,9 +278,13 @@ def _receipts(books: Books) -> Iterator[str]:
 
 def _ran_out(books: Books, key: Key, lease: GuestLease) -> bool:
     """Whether it ended only when its term was over: then the site need not have spoken."""
+    return _last_change(books, "guest", key) >= lease.term.end
+
+
+def _last_change(books: Books, actor: str, key: Key) -> int:
+    """The tick of the last line of an actor's log about a lease; 0 when there is none."""
     about = "/".join(key)
-    last = max((e.tick for e in books.entries("guest") if e.lease == about), default=0)
-    return last >= lease.term.end
+    return max((e.tick for e in books.entries(actor) if e.lease == about), default=0)
 
 
 def _units(books: Books) -> Iterator[str]:

@@ -220,7 +220,8 @@ def quarantine(books: Books) -> None:
 
 def keep_sold(books: Books) -> None:
     key = ended(books)
-    grant = Grant(delegation="share", units=1, term=Term(1, 2), jti="j", chain=())
+    ahead = Term(1, books.guest[key].term.end + 10_000)
+    grant = Grant(delegation="share", units=1, term=ahead, jti="j", chain=())
     books.broker[key] = replace(books.broker[key], grants=(grant,))
 
 
