@@ -240,7 +240,14 @@ def _disagreeing(books: Books) -> Iterator[str]:
         if broker.state is not BrokerState.CLOSED:
             continue
         closed = _last_change(books, "broker", key)
-        if ahead := [grant for grant in broker.grants if grant.term.end > closed]:
+        # no receipt can name an extension that the site never saw: sold until its term is over
+        seen = {claim.jti for claim in books.site[key].claims} if key in books.site else None
+        ahead = [
+            grant
+            for grant in broker.grants
+            if grant.term.end > closed and (seen is None or grant.jti in seen)
+        ]
+        if ahead:
             kept = ", ".join(f"{g.units} until {g.term.end}" for g in ahead)
             yield f"broker: {key[1]} is closed, and capacity stays sold: {kept}"
     for key, guest in books.guest.items():

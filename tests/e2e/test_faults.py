@@ -221,7 +221,8 @@ def quarantine(books: Books) -> None:
 def keep_sold(books: Books) -> None:
     key = ended(books)
     ahead = Term(1, books.guest[key].term.end + 10_000)
-    grant = Grant(delegation="share", units=1, term=ahead, jti="j", chain=())
+    jti = books.site[key].spent[0].jti
+    grant = Grant(delegation="share", units=1, term=ahead, jti=jti, chain=())
     books.broker[key] = replace(books.broker[key], grants=(grant,))
 
 
