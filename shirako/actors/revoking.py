@@ -34,7 +34,7 @@ class Pool:
     fit: int
     """Neither quarantined nor drained."""
     delegated: int
-    """The most at any instant from now on."""
+    """The most at any instant, from now on, at which one of the delegations in question runs."""
     delegated_after: int
     """The same once it is done."""
 
@@ -194,24 +194,23 @@ def _check_growth(role: Authority, cuts: tuple[Cut, ...]) -> None:
 def _pool(role: Authority, kind: str, cuts: tuple[Cut, ...], now: int) -> Pool:
     units = [unit for unit in role.units.values() if unit.type == kind]
     held = {one.id: one for one in role.delegations.values() if one.type == kind}
+    after = {**held, **{cut.after.id: cut.after for cut in cuts}}
+    terms = [cut.before.term for cut in cuts]
+    span = Term(max(now, min(t.start for t in terms)), max(t.end for t in terms))
     return Pool(
         units=len(units),
         fit=sum(1 for unit in units if not unit.quarantined and not unit.drained),
-        delegated=_most(role, held.values(), now),
-        delegated_after=_most(
-            role, {**held, **{cut.after.id: cut.after for cut in cuts}}.values(), now
-        ),
+        delegated=_most(role, held.values(), span),
+        delegated_after=_most(role, after.values(), span),
     )
 
 
-def _most(role: Authority, held: Iterable[Delegation], now: int) -> int:
-    """The most units that these delegations take of their pool at any instant from now on."""
-    ahead = [(units, term) for one in held for units, term in role.weights(one) if term.end > now]
-    if not ahead:
-        return 0
-    calendar = Calendar(0, Term(now, max(term.end for _, term in ahead)))
-    for units, term in ahead:
-        calendar.restore(units, term)
+def _most(role: Authority, held: Iterable[Delegation], span: Term) -> int:
+    """The most units that these delegations take of their pool at any instant of the span."""
+    calendar = Calendar(0, span)
+    for one in held:
+        for units, term in role.weights(one):
+            calendar.restore(units, term)
     return max(units for _, units in calendar.steps())
 
 

@@ -409,7 +409,8 @@ async def test_a_number_that_is_somebody_elses_is_no_fault_of_the_unit(
         assert await driver.survey([replace(job, lease="")], print) == []
         assert inside(node, "pgrep -x -f 'sleep 778'").stdout
     finally:
-        inside(node, "pkill -x -f 'sleep 778'; userdel somebody")
+        inside(node, "pkill -x -f 'sleep 778'")
+        inside(node, "timeout 10 sh -c 'until userdel somebody; do sleep 0.1; done'")
 
 
 async def test_a_unit_with_another_account_of_ours_is_refused(

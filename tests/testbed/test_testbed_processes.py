@@ -49,6 +49,12 @@ def sleeps(seconds: int) -> bool:
     return subprocess.run(["pgrep", "-fx", f"sleep {seconds}"], capture_output=True).returncode == 0
 
 
+def left_behind(seconds: int) -> str:
+    """A script that starts a `sleep` of so many seconds, and waits until it runs."""
+    running = f"pgrep -fx 'sleep {seconds}'"
+    return f"setsid sleep {seconds} >/dev/null 2>&1 & until {running}; do sleep 0.05; done"
+
+
 @pytest.mark.root
 def test_an_ordinary_user_gets_nodes_without_accounts(
     somebodys: Path, tmp_path: Path, hold: Hold, login: Login, ldap: Ldap
@@ -81,8 +87,8 @@ def test_a_killed_node_loses_its_logins(tmp_path: Path, login: Login) -> None:
     with Testbed(tmp_path, nodes=2, mode="processes") as bed:
         site = bed.start(print)
         one, other = site.nodes
-        login(site, one, "setsid sleep 7771 >/dev/null 2>&1 & true")
-        login(site, other, "setsid sleep 7772 >/dev/null 2>&1 & true")
+        login(site, one, left_behind(7771))
+        login(site, other, left_behind(7772))
         assert sleeps(7771)
         bed.kill_node(one.name)
         assert not answers(one.host, one.port)
@@ -98,7 +104,7 @@ def test_the_next_start_clears_logins_that_outlived_a_killed_one(
 ) -> None:
     held = hold(tmp_path, 1, "processes")
     node = held.site.nodes[0]
-    login(held.site, node, "setsid sleep 7773 >/dev/null 2>&1 & true")
+    login(held.site, node, left_behind(7773))
     held.kill()
     assert sleeps(7773)
     with Testbed(tmp_path, nodes=1, mode="processes") as bed:
