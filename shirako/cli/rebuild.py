@@ -13,7 +13,7 @@ from shirako.cli.actors import read
 if TYPE_CHECKING:
     from shirako.descriptor import ActorSpec
     from shirako.ledger import Write
-    from shirako.ledger.copying import Source
+    from shirako.ledger.copies import Source
 
 
 @click.command(

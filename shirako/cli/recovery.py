@@ -61,7 +61,8 @@ def backup(actor: str, file: Path, force: bool, descriptor: Path, as_json: bool)
     from shirako.actors import restored
     from shirako.clock import RealClock
     from shirako.ledger import LedgerError
-    from shirako.ledger.copying import reading, write_file
+    from shirako.ledger.copying import reading
+    from shirako.ledger.sqlite_copying import write_file
 
     known = read(descriptor, keys=False, as_json=as_json)
     spec = _spec(known, descriptor, actor)
@@ -117,9 +118,10 @@ def restore(actor: str, file: Path, dry_run: bool, descriptor: Path, as_json: bo
     """
     from shirako.actors import restored
     from shirako.ledger import LedgerError
-    from shirako.ledger.copying import check_room, reading_file
+    from shirako.ledger.copying import check_room
     from shirako.ledger.copying import restore as put
     from shirako.ledger.inspection import inspect_file
+    from shirako.ledger.sqlite_copying import reading_file
 
     known = read(descriptor, keys=False, as_json=as_json)
     spec = _spec(known, descriptor, actor)
@@ -300,7 +302,7 @@ def _mark(find: Any) -> Restored | None:
 def _fitting(file: Path, spec: ActorSpec, mark: Restored | None) -> list[str]:
     """What a person should know; raises `LedgerError` when it is another actor's."""
     from shirako.ledger import LedgerError
-    from shirako.ledger.copying import kinds_of
+    from shirako.ledger.sqlite_copying import kinds_of
 
     wrong = [kind for kind in kinds_of(file) if spec.role not in _KINDS_OF.get(kind, (spec.role,))]
     if wrong or (mark is not None and mark.role != spec.role):

@@ -16,8 +16,9 @@ from shirako.clock import SteadyClock
 from shirako.core.delegation import Delegation
 from shirako.core.machine import Key
 from shirako.core.terms import Term
-from shirako.ledger import copying
+from shirako.ledger.copying import reading, restore
 from shirako.ledger.sqlite import SqliteLedger
+from shirako.ledger.sqlite_copying import reading_file, write_file
 from twin import TwinWorld
 from world import NAMES, until
 
@@ -54,7 +55,7 @@ class Past(TwinWorld):
         """As `shirako backup` does it, while the actor runs."""
         await self.actors[name].settled()  # what the test has seen is stored
         file = self.folder / f"{name}.backup"
-        with copying.reading(self.folder / f"{name}.sqlite", name) as source:
+        with reading(self.folder / f"{name}.sqlite", name) as source:
             earlier = source.find(restored.KIND, "/".join(restored.KEY))
             mark = restored.marked(
                 restored.decode(earlier) if earlier else None,
@@ -64,7 +65,7 @@ class Past(TwinWorld):
                 taken=self.clock.tick(),
             )
             writes = [restored.write(mark)]
-            copying.write_file(file, source, writes, lambda _done, _of: None, replace=True)
+            write_file(file, source, writes, lambda _done, _of: None, replace=True)
         return file
 
     async def lose(self, name: str) -> None:
@@ -75,10 +76,8 @@ class Past(TwinWorld):
         (self.folder / f"{name}.mark").unlink()
 
     async def come_back(self, name: str, file: Path) -> Any:
-        with copying.reading_file(file) as source:
-            copying.restore(
-                self.folder / f"{name}.sqlite", name, source, [], lambda _done, _of: None
-            )
+        with reading_file(file) as source:
+            restore(self.folder / f"{name}.sqlite", name, source, [], lambda _done, _of: None)
         return await self.up(name)
 
     async def up(self, name: str) -> Any:

@@ -26,10 +26,12 @@ from shirako.ledger import (
     link_hash,
     verify_links,
 )
-from shirako.ledger.copying import Source, check_room, reading, reading_file, restore, write_file
+from shirako.ledger.copies import Source
+from shirako.ledger.copying import check_room, reading, restore
 from shirako.ledger.mark import mark_path
 from shirako.ledger.opening import open_ledger
 from shirako.ledger.sqlite import SqliteLedger
+from shirako.ledger.sqlite_copying import reading_file, write_file
 from shirako.ledger.sums import record_sum
 from shirako.testbed.postgres import Postgres
 
@@ -283,7 +285,8 @@ def much(commits: int) -> Source:
 COPIER = """
 import json, sys
 from pathlib import Path
-from shirako.ledger.copying import reading, reading_file, restore, write_file
+from shirako.ledger.copying import reading, restore
+from shirako.ledger.sqlite_copying import reading_file, write_file
 
 what, source, target, actor = sys.argv[1:]
 told = lambda done, of: print(json.dumps([done, of]), flush=True)

@@ -4,7 +4,7 @@ one that was lost."""
 from __future__ import annotations
 
 from shirako.ledger import Entry, Link, encode_entries, link_hash
-from shirako.ledger.copying import Source
+from shirako.ledger.copies import Source
 from shirako.ledger.mirror.place import MirrorPlace
 from shirako.ledger.mirror.reading import Mirrored
 

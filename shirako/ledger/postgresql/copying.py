@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from shirako.ledger import LedgerError, Link, Total, Write, last_tick
-from shirako.ledger.copying import Copy, Progress, Source
+from shirako.ledger.copies import Copy, Progress, Source
 from shirako.ledger.postgresql import schema
 from shirako.ledger.postgresql.session import Session, Target, told
 from shirako.ledger.sums import record_sum
