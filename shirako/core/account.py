@@ -68,7 +68,7 @@ class Page(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return {entry.jti: entry.kept for entry in _merged((*self.carried, *self.entries))}
 
 
-class Posting(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Posting(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One entry as a receipt states it: in whose account, and where there."""
 
     parent: str
@@ -80,7 +80,7 @@ class Posting(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Before it; in another volume when this entry is the first of a new one."""
 
 
-class Volume(Struct, frozen=True, kw_only=True):
+class Volume(Struct, frozen=True, gc=False, kw_only=True):
     """A volume of an account as it was opened."""
 
     parent: str

@@ -68,7 +68,7 @@ class UnitPhase(Enum):
     FAILED = "failed"
 
 
-class Assignment(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Assignment(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A unit in this lease: under this epoch, with what its handlers gave out."""
 
     unit: str
@@ -81,7 +81,7 @@ class Assignment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
 
 
-class Ancestor(Struct, frozen=True, kw_only=True):
+class Ancestor(Struct, frozen=True, gc=False, kw_only=True):
     """A claim that another one was carved out of: how much may be redeemed below it."""
 
     digest: str
@@ -89,7 +89,7 @@ class Ancestor(Struct, frozen=True, kw_only=True):
     term: Term
 
 
-class Spent(Struct, frozen=True, kw_only=True):
+class Spent(Struct, frozen=True, gc=False, kw_only=True):
     """A claim that this lease rests on: what it was worth, and the claims above it."""
 
     jti: str

@@ -29,7 +29,7 @@ class BrokerState(State):
 S = BrokerState
 
 
-class Grant(Struct, frozen=True, kw_only=True):
+class Grant(Struct, frozen=True, gc=False, kw_only=True):
     """So many units for a term, out of one delegation, promised by the chain that says so."""
 
     delegation: str

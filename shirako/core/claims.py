@@ -38,7 +38,7 @@ class Party(Struct, frozen=True):
     name: str = ""
 
 
-class Claim(Struct, frozen=True, kw_only=True):
+class Claim(Struct, frozen=True, gc=False, kw_only=True):
     """What one token of a chain says, once its signature is verified."""
 
     jti: str

@@ -15,7 +15,7 @@ from shirako.core.messages import UpdateTicket
 from shirako.core.terms import Term
 
 
-class Delegation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Delegation(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A share of a pool for a term: units of a type that `holder` may sell tickets on."""
 
     id: str

@@ -31,7 +31,7 @@ class Arrival(Enum):
     OLD = auto()
 
 
-class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Line(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What one side remembers of the exchange with one peer."""
 
     sent: int = 0

@@ -33,7 +33,7 @@ Key = tuple[str, str]
 Handler = Literal["setup", "teardown", "join", "leave"]
 
 
-class Work(Struct, frozen=True, kw_only=True, order=True, omit_defaults=True):
+class Work(Struct, frozen=True, gc=False, kw_only=True, order=True, omit_defaults=True):
     """A handler that has to run for one unit, until it has answered."""
 
     handler: Handler
@@ -44,8 +44,13 @@ class Work(Struct, frozen=True, kw_only=True, order=True, omit_defaults=True):
     """Not before this tick."""
 
 
-class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the records of all three roles share. Each role adds its `state` and its own fields."""
+class Record(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What the records of all three roles share. Each role adds its `state` and its own fields.
+
+    Frozen, and made from the inside out: there is no cycle in it for the garbage collector to find,
+    which would take a second to look through some hundred thousand (`gc=False`, also in what it
+    holds).
+    """
 
     id: str
     guest: Party

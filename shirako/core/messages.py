@@ -23,7 +23,7 @@ the guest to redeem once more what it has. Whoever does not know the code drops 
 MESSAGE_BYTES_MAX = 64 * 1024
 
 
-class Numbered(Struct, frozen=True, kw_only=True, tag_field="is", omit_defaults=True):
+class Numbered(Struct, frozen=True, gc=False, kw_only=True, tag_field="is", omit_defaults=True):
     """What all messages share."""
 
     rid: str
@@ -58,7 +58,7 @@ class Relinquish(Numbered, frozen=True, kw_only=True, tag="Relinquish"):
     receipt: str = ""
 
 
-class Offer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Offer(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What would work, in a refusal or beside an answer; every field is optional."""
 
     latest_end: int | None = None
@@ -107,7 +107,7 @@ class Close(Numbered, frozen=True, kw_only=True, tag="Close"):
     ticket: Ticket
 
 
-class UnitState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class UnitState(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One unit as the guest sees it, with its unit properties."""
 
     unit: str

@@ -13,13 +13,13 @@ from urllib.request import urlopen
 from shirako import trust
 from shirako.descriptor import ActorSpec, Descriptor
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.02
 
 
 class NotUp(Exception):
-    """An actor did not come up; the message says which, and where its log is."""
+    """An actor did not come up; the message says which, why, and where its log is."""
 
 
 class ActorProcesses:
@@ -60,17 +60,21 @@ class ActorProcesses:
     def _await(self, name: str) -> None:
         process, spec = self._running[name], self._spec(name)
         kid = trust.read_public(trust.public_path(spec.key)).kid
+        why = f"it does not answer within {START_SECONDS:.0f} seconds"
         for _ in range(int(START_SECONDS / POLL_SECONDS)):
             if process.poll() is not None:
+                last = self.log_of(name).read_text(errors="replace").strip().rpartition("\n")[2]
+                why = f"it has ended: {last}"
                 break
             try:
                 with urlopen(f"{spec.url}/.well-known/shirako", timeout=2) as answer:  # noqa: S310
                     if json.load(answer).get("kid") == kid:
                         return
-                    break  # somebody else has the port
+                    why = f"somebody else answers at {spec.url}"
+                    break
             except (URLError, OSError, ValueError):
                 time.sleep(POLL_SECONDS)
-        raise NotUp(f"actor {name} did not come up; its log is {self.log_of(name)}")
+        raise NotUp(f"actor {name} did not come up: {why}; its log is {self.log_of(name)}")
 
     def stop(self, name: str) -> None:
         """Ask it to stop, and wait."""

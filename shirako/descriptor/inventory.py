@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from fractions import Fraction
 
 from lxml import etree
 
@@ -13,7 +12,7 @@ from shirako.descriptor.document import Document
 from shirako.descriptor.grammar import children, describe, local_name
 from shirako.descriptor.model import Fault
 from shirako.descriptor.structure import suggest
-from shirako.descriptor.values import attempt, read_count, read_factor, read_instant
+from shirako.descriptor.values import attempt, read_count, read_instant
 
 MAX_UNITS = 200_000
 """Of a whole descriptor: a few bytes of `<units>` must not fill the memory."""
@@ -166,26 +165,26 @@ def _excess(
 ) -> Iterator[Fault]:
     """The first instant at which more than the pool is promised.
 
-    A delegation that allows overbooking says openly that not all of it can be had at once: it
-    weighs its units divided by its factor.
+    What a broker may sell beyond its units, by the overbooking that it is allowed, is no promise.
     """
     terms = {one: _term(one) for one in delegations}
     sound = [(one, start, end) for one, (start, end) in terms.items() if start < end]
-    changes = [(start, 1, _weight(one)) for one, start, _end in sound]
+    changes = [(start, 1, _units(one)) for one, start, _end in sound]
     # At one instant what ends goes before what starts: terms are half-open.
-    changes += [(end, 0, -_weight(one)) for one, _start, end in sound]
-    weight = Fraction(0)
+    changes += [(end, 0, -_units(one)) for one, _start, end in sound]
+    weight = 0
     for moment, _order, change in sorted(changes):
         weight += change
         if weight > size:
             live = [one for one, start, end in sound if start <= moment < end]
-            granted = sum(attempt(read_count, one, "units") or 0 for one in live)
+            granted = sum(_units(one) for one in live)
             when = "at once" if moment == _OPEN_START else f"from {moment:%Y-%m-%dT%H:%M:%SZ}"
             yield document.fault(
                 live[-1],
                 f"delegations of type {kind!r} ({_some_names(live)}) grant {granted} units {when}, "
                 f"but the pool has {size}",
-                'grant fewer, add units, keep the terms apart, or allow it: overbooking="2"',
+                "grant fewer, add units, or keep the terms apart; how many times they may be sold "
+                "is for the attribute overbooking to say",
             )
             return
 
@@ -195,6 +194,5 @@ def _some_names(delegations: list[etree._Element]) -> str:
     return " and ".join(names if len(names) <= 5 else [*names[:4], f"{len(names) - 4} more"])
 
 
-def _weight(delegation: etree._Element) -> Fraction:
-    factor = attempt(read_factor, delegation, "overbooking") or 1.0
-    return (attempt(read_count, delegation, "units") or 0) / Fraction(factor)
+def _units(delegation: etree._Element) -> int:
+    return attempt(read_count, delegation, "units") or 0

@@ -31,7 +31,7 @@ VALID = """\
     </pool>
     <delegation name="share" to="broker" type="node.small" units="4"
                 start="2026-01-01T00:00:00Z" end="2027-01-01T02:00:00+02:00"/>
-    <delegation name="loose" to="broker" type="node.big" units="2" overbooking="2.5"/>
+    <delegation name="loose" to="broker" type="node.big" units="1" overbooking="2.5"/>
   </authority>
   <broker name="broker" url="http://127.0.0.1:7702" key="keys/broker.jwk" allocation="t-come"/>
   <service-manager name="guest" url="http://[::1]:7703/" key="keys/guest.jwk" demand="t-static">

@@ -124,7 +124,7 @@ def test_every_fault_is_told_at_once(faults: Faults, site: Path) -> None:
             ('    </pool>\n    <pool type="node.big"', '    </pol>\n    <pool type="node.big"'),
             ('tries="7"', 'tries="many" speed="9"'),
             ('host="10.231.0.11" port="22"', 'port="0"'),
-            ('units="2" overbooking', 'units="9" overbooking'),
+            ('units="1" overbooking', 'units="9" overbooking'),
             ("http://127.0.0.1:7702", "gopher://x"),
             ('slice="blue" type="node.small"', 'type="node.small" shade="1"'),
             ('for="2h"', 'for="2 hours"'),
@@ -405,8 +405,8 @@ GOLDEN = """\
 actors.xml:5: pool 'node.small' has no attribute 'setup-timout'. Mend: did you mean setup-timeout? \
 known are assignment, attempts, probe, setup-timeout, teardown-timeout, type.
 actors.xml:17: delegations of type 'node.small' ('share') grant 6 units from \
-2026-01-01T00:00:00Z, but the pool has 4. Mend: grant fewer, add units, keep the terms apart, or \
-allow it: overbooking="2".
+2026-01-01T00:00:00Z, but the pool has 4. Mend: grant fewer, add units, or keep the terms apart; \
+how many times they may be sold is for the attribute overbooking to say.
 actors.xml:27: lease 'later': start '2026-05-01T00:00:00' needs a time zone. Mend: write it as \
 2026-01-01T00:00:00Z, or end it with an offset such as +02:00.
 actors.xml:32: edge broker -> gest: there is no actor 'gest'. Mend: add it (as <peer> if it runs \

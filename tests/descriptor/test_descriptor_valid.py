@@ -67,7 +67,7 @@ def test_the_whole_model(site: Path) -> None:
             name="loose",
             to="broker",
             type="node.big",
-            units=2,
+            units=1,
             start=None,
             end=None,
             overbooking=2.5,

@@ -67,6 +67,7 @@ class Rotating(World):
 
         await self.actors["guest"].submit(act)
         await until(lambda: bool(self.actors["guest"].role.leases[key].term.end == end))
+        await self.reach("guest", key, "Active")
 
     def told(self, name: str, what: str) -> list[str]:
         """The notes of this kind in the actor's audit record."""
@@ -115,7 +116,6 @@ async def test_the_retired_key_speaks_for_nobody(world: Rotating, name: str, tim
     for _ in range(times):
         await world.rotate(name)
         await world.extend(key, 60)
-        await world.reach("guest", key, "Active")
     peers = [other for other in NAMES if other != name]
     if name == "site":
         peers.remove("broker")  # sites speak to brokers when a lease ends
