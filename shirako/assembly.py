@@ -323,7 +323,9 @@ class _Assembler:
         if isinstance(spec, BrokerSpec):
             suppliers, guests = self._near(source=True), self._near(source=False)
             policy = load_plugin("shirako.policies.allocation", spec.allocation, self._base)
-            return partial(Broker, me, suppliers, guests, policy), NoPerformer()
+            most = self.descriptor.limits.leases_a_guest
+            broker = partial(Broker, me, suppliers, guests, policy, leases_a_guest=most)
+            return broker, NoPerformer()
         if isinstance(spec, ServiceManagerSpec):
             drivers = [
                 load_plugin("shirako.guest_drivers", plugin, self._base)
@@ -344,7 +346,12 @@ class _Assembler:
         }
         names = {kind: tuple(pool.units) for kind, pool in pools.items()}
         attempts = {pool.type: pool.attempts for pool in spec.pools}
-        role = partial(Authority, me, self._near(source=False), names, policies, attempts)
+        most = self.descriptor.limits.leases_a_guest
+        near = self._near(source=False)
+        lasting = frozenset(one.name for one in spec.delegations)
+        role = partial(
+            Authority, me, near, names, policies, attempts, leases_a_guest=most, lasting=lasting
+        )
         return role, SitePerformer(pools, lease_of)
 
     def _pool(self, pool: PoolSpec) -> Pool:

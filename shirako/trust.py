@@ -107,16 +107,17 @@ class PublicKey:
         if not _COMPACT.fullmatch(token):
             raise Untrusted("not a compact JWS: three parts in base64url, the last a signature")
         stated = header(token)
+        asked = {name: stated[name] for name in ("crit", "b64") if name in stated}
+        if asked != ({"crit": [HEADER]} if HEADER in stated else {}):
+            raise Untrusted(
+                "the header asks for an extension of JWS (crit, b64): none is known but a lineage"
+            )
         try:
             signed = jws.deserialize_compact(token, self._signer, registry=REGISTRY)
         except (JoseError, ValueError) as error:
             raise Untrusted(f"the signature does not hold: {error}") from error
         if stated.get("typ") != typ:
             raise Untrusted(f"a {stated.get('typ')!r} where a {typ!r} is due")
-        if "b64" in stated or stated.get("crit") != ([HEADER] if HEADER in stated else None):
-            raise Untrusted(
-                "the header asks for an extension of JWS (crit, b64): none is known but a lineage"
-            )
         if stated.get("kid", self.kid) != self.kid:
             raise Untrusted(f"the header names another key than signed it: {stated['kid']!r}")
         jwk = stated.get("jwk")

@@ -13,6 +13,7 @@ from psycopg import sql
 from shirako.actors.authority import Authority
 from shirako.actors.broker import Broker
 from shirako.actors.role import Role
+from shirako.actors.room import RECORDS_MAX
 from shirako.actors.service_manager import ServiceManager
 from shirako.certificates import issue, make_authority
 from shirako.clock import RealClock, utc
@@ -26,6 +27,8 @@ from shirako_policies.static import Static
 
 ACTORS = ("site", "broker", "guest")
 SKEW = 30
+LEASES_MAX = RECORDS_MAX
+"""Of the one guest that there is."""
 
 _DESCRIPTOR = """\
 <actors xmlns="urn:shirako:actors:1" state="state"{ledger}>
@@ -41,6 +44,7 @@ _DESCRIPTOR = """\
                    demand="static"/>
   <edge from="site" to="broker"/><edge from="broker" to="guest"/>
   {tls}
+  <limits leases-a-guest="{most}"/>
 </actors>
 """
 _TLS = '<tls certificates="certs" mutual="true"/>'
@@ -76,6 +80,7 @@ class Folder:
                 scheme="https" if tls else "http",
                 ledger=f" ledger={quoteattr(ledger)}" if ledger else "",
                 tls=_TLS if tls else "",
+                most=LEASES_MAX,
             )
         )
 
@@ -129,8 +134,12 @@ class Folder:
         assert isinstance(site, AuthoritySpec)
         pools = {"node": tuple(unit.name for unit in site.pools[0].units)}
         return {
-            "site": Authority(me["site"], near["broker"], pools, {"node": FirstFit()}),
-            "broker": Broker(me["broker"], near["site"], near["guest"], FirstCome()),
+            "site": Authority(
+                me["site"], near["broker"], pools, {"node": FirstFit()}, leases_a_guest=LEASES_MAX
+            ),
+            "broker": Broker(
+                me["broker"], near["site"], near["guest"], FirstCome(), leases_a_guest=LEASES_MAX
+            ),
             "guest": ServiceManager(me["guest"], near["broker"], Static(), joins=False),
         }
 

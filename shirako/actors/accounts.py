@@ -50,6 +50,25 @@ class Accounts:
             for posting in account.postings():
                 yield POSTING, _posting_key(posting), posting
 
+    def last_ends(self) -> dict[str, int]:
+        """By claim: the latest end of those below it that are known to be given back."""
+        ends: dict[str, int] = {}
+        for parent, account in self._accounts.items():
+            carried = (entry for volume in account.volumes() for entry in volume.carried)
+            entries = (*carried, *(posting.entry for posting in account.postings()))
+            ends[parent] = max(entry.end for entry in entries)
+        return ends
+
+    def forget(self, parent: str) -> None:
+        """Drop the account of a claim that nobody sells out of any more, if there is one."""
+        account = self._accounts.pop(parent, None)
+        if account is None:
+            return
+        for volume in account.volumes():
+            self._store(VOLUME, _volume_key(volume), None)
+        for posting in account.postings():
+            self._store(POSTING, _posting_key(posting), None)
+
     def place(self, parent: str) -> Citation:
         """How far the account goes: what a claim that is signed now cites."""
         return self._account(parent).place

@@ -8,8 +8,7 @@ teardown, and every assignment a fresh epoch.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Set
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -20,8 +19,10 @@ from sortedcontainers import SortedDict
 
 from shirako.actors import accounts
 from shirako.actors.accounts import Accounts
-from shirako.actors.convicting import conflict_of
-from shirako.actors.role import Kept, Refused, Role
+from shirako.actors.convicting import INSTANTS_MAX, conflict_of
+from shirako.actors.resting import NOTHING, Resting
+from shirako.actors.role import TOMBSTONE_TICKS, Kept, Refused, Role, forgotten
+from shirako.actors.room import Room
 from shirako.core import authority as machine
 from shirako.core import messages
 from shirako.core.account import Entry
@@ -52,9 +53,13 @@ from shirako.core.policy import Assignment, Wanted
 from shirako.core.properties import fault, name_fault, ssh_key_fault
 from shirako.core.terms import Term
 from shirako.core.tickets import shared_out, worth
+from shirako.transport.limits import LEASES_A_GUEST
 from shirako.trust import PublicKey, Untrusted, digest
 
 SUSPECT_CHARACTERS_MAX = 500
+SEARCHES_MAX = 8
+"""Proofs that are looked for in one tick, below one delegation; each looks at all that is redeemed
+there. Beyond it a broker that sold too much is refused without a proof."""
 CONFLICTS_MAX = 100
 """Proofs that are kept for people to look at; each guest has its own (BOUNDED)."""
 
@@ -94,12 +99,17 @@ class Authority(Role[SiteLease]):
         pools: dict[str, tuple[str, ...]],
         policies: dict[str, Assignment],
         attempts: Mapping[str, int] = MappingProxyType({}),
+        *,
+        leases_a_guest: int = LEASES_A_GUEST,
+        lasting: Container[str] = (),
     ) -> None:
         """`pools`: unit names by resource type, in the pool's order; `policies` by type.
 
-        `attempts`: how often teardowns of a type are tried, where it is not the default.
+        `attempts`: how often teardowns of a type are tried, where it is not the default. `lasting`:
+        ids of delegations that are never forgotten, since whoever starts the site names them.
         """
-        super().__init__(me, machine.TABLE, dict(brokers))
+        room = Room(leases_a_guest, peers=len(brokers))
+        super().__init__(me, machine.TABLE, dict(brokers), room=room)
         self.brokers = brokers
         self.policies = policies
         self.attempts = attempts
@@ -107,6 +117,8 @@ class Authority(Role[SiteLease]):
             name: Unit(name=name, type=kind) for kind, names in pools.items() for name in names
         }
         self.delegations: dict[str, Delegation] = {}
+        self._roots: dict[str, Delegation] = {}
+        """By digest of the root claim."""
         self.free: dict[str, SortedDict[int, str]] = {}
         self._order = {name: number for number, name in enumerate(self.units)}
         self.accounts = Accounts(self._note)
@@ -116,6 +128,14 @@ class Authority(Role[SiteLease]):
         """(issuer, `jti`) of each claim that was redeemed or voided -> its reservation (rule 1)."""
         self._spending: dict[str, Calendar] = {}
         """Digest of a claim -> what of it is redeemed, per instant (rule 4)."""
+        self._below: dict[str, dict[tuple[str, str], Spent]] = {}
+        """Digest of a claim -> the claims below it that live leases rest on, by their names."""
+        self._resting = Resting()
+        """By digest of a claim: records of leases that rest on claims below it."""
+        self._lasting = lasting
+        self._searches: dict[str, tuple[int, int]] = {}
+        """Digest of a root claim -> the tick at which proofs were looked for below it last, and how
+        often then."""
         self._held: dict[str, dict[Key, None]] = {}
         """By type: leases that wait for units, in the order in which they came."""
         self.loaded()
@@ -134,12 +154,20 @@ class Authority(Role[SiteLease]):
                 self.units[value.name] = value
             self.batch.changed[kind, key] = value
         elif kind == "delegation":
+            over = value.term.end + 2 * (self.me.skew + TOMBSTONE_TICKS)
+            value = replace(value, wake=None if value.id in self._lasting else over)
             self.delegations[value.id] = value
+            self._roots[digest(value.chain[0])] = value
             self.batch.changed[kind, key] = value
             self.acknowledged.pop((kind, key), None)
         else:
+            known = self.leases.get(key)
             super().keep(kind, key, value)
             self._hold(value)
+            self._note_below(known, value)
+            same = known is not None and known.spent is value.spent
+            if not same or known is None or known.voided is not value.voided:
+                self._resting.move(_ancestors(known), _ancestors(value))
 
     def _note(self, kind: str, key: Key, value: Any) -> None:
         self.batch.changed[kind, key] = value
@@ -170,18 +198,26 @@ class Authority(Role[SiteLease]):
         for delegation in self.delegations.values():
             yield "delegation", delegation.key, delegation
 
+    def sponsor(self, record: SiteLease) -> str:
+        """The broker that the site itself delegated to: it can make up others, and guests."""
+        root = self._roots.get(record.spent[0].ancestors[0].digest) if record.spent else None
+        return root.holder.kid if root else ""
+
     def last_end(self, record: SiteLease) -> int:
         return max(record.term.end, record.last_end)
 
     def forget(self, key: Key) -> None:
         for spent in self.leases[key].claims:
             self._redeemed.pop(spent.name, None)  # its claim has expired by now
+        self._resting.move(_ancestors(self.leases[key]), NOTHING)
         super().forget(key)
 
     def delivered(self, kind: str, key: Key, peer: str, n: int) -> Kept | None:
         if kind != "delegation":
             return super().delivered(kind, key, peer, n)
-        delegation = self.delegations[key[1]]
+        delegation = self.delegations.get(key[1])
+        if delegation is None:
+            return None  # forgotten meanwhile
         line = delegation.lines[peer].delivered(n)
         self.delegations[key[1]] = replace(delegation, lines={peer: line})
         self.acknowledged[kind, key] = None
@@ -193,6 +229,20 @@ class Authority(Role[SiteLease]):
             waiting.setdefault(lease.key)
         else:
             waiting.pop(lease.key, None)
+
+    def _note_below(self, known: SiteLease | None, lease: SiteLease) -> None:
+        """Index what a lease rests on, from when it does until its receipt gives it back."""
+        if lease.receipt:
+            for spent in known.spent if known is not None and not known.receipt else ():
+                for ancestor in spent.ancestors:
+                    below = self._below[ancestor.digest]
+                    del below[spent.name]
+                    if not below:
+                        del self._below[ancestor.digest]
+            return
+        for spent in lease.spent[len(known.spent) if known is not None else 0 :]:
+            for ancestor in spent.ancestors:
+                self._below.setdefault(ancestor.digest, {})[spent.name] = spent
 
     # Units ------------------------------------------------------------------------------------
 
@@ -353,8 +403,9 @@ class Authority(Role[SiteLease]):
             raise Refused("stranger", "not a reservation of yours")
         if not isinstance(message, messages.Redeem | messages.Close):
             raise Refused("unknown", "this site has no such lease")
-        self.check_room()
+        self.check_room(guest=sender.kid if isinstance(message, messages.Redeem) else "")
         claims, spent = self._check_ticket(sender, message.rid, message.ticket, now)
+        self.check_room(sponsor=claims[0][1].issuer)
         if isinstance(message, messages.Redeem):
             self._check_unspent(spent, message.ticket, now)
         leaf = claims[0][-1]
@@ -584,53 +635,51 @@ class Authority(Role[SiteLease]):
     def _check_unspent(self, spent: tuple[Spent, ...], ticket: Ticket, now: int) -> None:
         roots = {digest(chain[0]): chain[0] for chain in ticket}
         for index, one in enumerate(spent):
-            tokens = (roots[one.ancestors[0].digest], *one.tokens)
             if one.name in self._redeemed:
                 raise Refused("spent", "the ticket was redeemed before")
+            tokens = (roots[one.ancestors[0].digest], *one.tokens)
             refusals = []
             # from the ticket up: where a broker sold too much, those above it are exceeded, too
             for number, ancestor in reversed(list(enumerate(one.ancestors, 1))):
                 beside = [other for other in spent[:index] if ancestor in other.ancestors]
-                calendar = self._calendar(ancestor, beside)
+                calendar = self._spending.get(ancestor.digest)
+                if calendar is None:
+                    calendar = Calendar(ancestor.capacity, ancestor.term)
                 # what is over is nobody's fault: an honest broker may have sold it before
                 ahead = Term(max(one.term.start, calendar.term.start, now), one.term.end)
-                if calendar.free(ahead) < one.units:
-                    chains = [tokens, *((roots[o.ancestors[0].digest], *o.tokens) for o in beside)]
-                    refusals.append(self._oversold(chains, tokens[:number], ahead))
+                if _has_room(calendar, one.units, beside, ahead):
+                    continue
+                instants = calendar.fullest(ahead, INSTANTS_MAX)
+                instants += [o.term.start for o in beside if ahead.covers(o.term.start)]
+                refusals.append(self._oversold([one, *beside], tokens[:number], instants, now))
             if refusals:
                 raise next((r for r in refusals if r.conflict is not None), refusals[0])
 
-    def _calendar(self, ancestor: machine.Ancestor, beside: list[Spent]) -> Calendar:
-        """What is redeemed below a claim, with these claims of the same ticket."""
-        calendar = self._spending.get(ancestor.digest)
-        if calendar is not None and not beside:
-            return calendar
-        known = [] if calendar is None else calendar.steps()
-        copy = Calendar(ancestor.capacity, ancestor.term if calendar is None else calendar.term)
-        for (start, units), (end, _) in itertools.pairwise(known):
-            copy.restore(units, Term(start, end))
-        for other in beside:
-            copy.restore(other.units, other.term)
-        return copy
-
-    def _oversold(self, chains: list[Chain], above: Chain, term: Term) -> Refused:
-        """With these chains of a ticket more would be redeemed below the last claim of `above` than
-        it is worth (rule 4)."""
+    def _oversold(self, asked: list[Spent], above: Chain, instants: list[int], now: int) -> Refused:
+        """With these claims of a ticket more would be redeemed below the last claim of `above` than
+        it is worth (rule 4), at some of the instants."""
         sold = self.verifier.chain(above)[-1]
-        others = [
-            (above[0], *spent.tokens)
-            for lease in self.leases.values()
-            for spent in lease.spent
-            if spent.tokens and any(a.digest == sold.digest for a in spent.ancestors)
-        ]
-        conflict = conflict_of([*chains, *others], above, term, self.accounts, self.verifier)
         reason = (
             f"with this ticket more of the claim {sold.jti} would be redeemed than its "
             f"{sold.units} units; {sold.holder.name or sold.holder.kid} sold too much"
         )
+        known = self.conflicts.get((sold.holder.kid, sold.jti))
+        if known is not None and known.parent == above and _meet(known.instant, asked):
+            return Refused("conflict", reason, conflict=known)
+        conflict = None
+        if self._may_search(digest(above[0]), now):
+            spent = [*asked, *self._below.get(sold.digest, {}).values()]
+            conflict = conflict_of(spent, above, instants, self.accounts, self.verifier)
         if conflict is not None:
             self._keep_conflict((sold.holder.kid, sold.jti), conflict)
         return Refused("conflict" if conflict else "oversold", reason, conflict=conflict)
+
+    def _may_search(self, root: str, now: int) -> bool:
+        """Whether to look for a proof once more: who sells too much could keep us at it."""
+        tick, count = self._searches.get(root, (now, 0))
+        count = count + 1 if tick == now else 1
+        self._searches[root] = (now, count)
+        return count <= SEARCHES_MAX
 
     def _keep_conflict(self, key: Key, conflict: Conflict) -> None:
         """The latest for each claim, and only so many: a broker can make up claims without end."""
@@ -695,6 +744,53 @@ class Authority(Role[SiteLease]):
                 calendar.release(spent.units, rest)
                 calendar.forget(tick)
 
+    # Forgetting -------------------------------------------------------------------------------
+
+    def woken(self, key: Key, now: int) -> None:
+        delegation = self.delegations.get(key[1])
+        if delegation is not None and delegation.key == key:
+            self._resting.look_at(digest(delegation.chain[0]))
+        super().woken(key, now)
+
+    def settle(self, now: int) -> None:
+        """End of a turn: forget delegations that are long over, once no lease rests on them."""
+        if self.held:
+            return
+        for root in self._resting.take_left():
+            delegation = self._roots.get(root)
+            if delegation is not None:
+                self._let_go(delegation, now)
+
+    def _let_go(self, delegation: Delegation, now: int) -> None:
+        """Forget it, and those that it went on from: people call the whole series by the first."""
+        one: Delegation | None = delegation
+        while one is not None and self._is_outlived(one, now):
+            root = digest(one.chain[0])
+            del self.delegations[one.id], self._roots[root]
+            self._searches.pop(root, None)
+            self.accounts.forget(root)
+            self.acknowledged.pop(("delegation", one.key), None)
+            self._note("delegation", one.key, None)
+            self.batch.entries.append(forgotten(one, now))
+            self._forget_below(now)
+            one = self.delegations.get(one.renews)
+
+    def _is_outlived(self, one: Delegation, now: int) -> bool:
+        if one.wake is None or now < one.wake or digest(one.chain[0]) in self._resting:
+            return False
+        return all(other.renews != one.id for other in self.delegations.values())
+
+    def _forget_below(self, now: int) -> None:
+        """Drop what is known of claims below delegations that are forgotten."""
+        for claim, end in self.accounts.last_ends().items():
+            # whatever it is below has a term that covers the terms of what was given back
+            alive = any(one.term.covers(end - 1) for one in self.delegations.values())
+            if not alive and claim not in self._resting:
+                self.accounts.forget(claim)
+        for claim, calendar in list(self._spending.items()):
+            if calendar.term.end <= now and claim not in self._resting:
+                del self._spending[claim]
+
     # Delegations ------------------------------------------------------------------------------
 
     def granted(self) -> Mapping[str, Delegation]:
@@ -726,14 +822,14 @@ class Authority(Role[SiteLease]):
         )
         made = pushed(replace(delegation, chain=(self.me.sign_claim(claim),)))
         self.keep("delegation", made.key, made)
-        return made
+        return self.delegations[made.id]
 
     def check_delegable(self, wanted: Delegation) -> None:
         """Delegations together never exceed the pool, at any instant.
 
-        One that allows overbooking says openly that not all of it can be had at once: it weighs
-        its units divided by that factor, here as in the descriptor. One that has shrunk weighs what
-        is left of it, and what is redeemed of it beyond that. Raises `Refused`.
+        What a broker may sell beyond its units, by the overbooking that it is allowed, is no
+        promise of the site's. One that has shrunk weighs what is left of it, and what is redeemed
+        of it beyond that. Raises `Refused`.
         """
         pool = sum(1 for unit in self.units.values() if unit.type == wanted.type)
         calendar = Calendar(pool, wanted.term)
@@ -770,11 +866,30 @@ _NEVER = ("revoked", "conflict", "oversold")
 """Refusals of a sound extension that will not be honoured later, either."""
 
 
+def _has_room(calendar: Calendar, units: int, beside: list[Spent], term: Term) -> bool:
+    """Whether so many units are free all the time, with these claims of the same ticket booked."""
+    ends = {tick for one in beside for tick in (one.term.start, one.term.end) if term.covers(tick)}
+    for start, end in itertools.pairwise(sorted({term.start, *ends, term.end})):
+        taken = sum(one.units for one in beside if one.term.covers(start))
+        if calendar.free(Term(start, end)) < units + taken:
+            return False
+    return True
+
+
+def _ancestors(lease: SiteLease | None) -> Set[str]:
+    """Digests of all claims above those that a lease rests on, or gave back."""
+    if lease is None:
+        return NOTHING
+    return {ancestor.digest for claim in lease.claims for ancestor in claim.ancestors}
+
+
+def _meet(instant: int, asked: list[Spent]) -> bool:
+    return any(one.term.covers(instant) for one in asked)
+
+
 def weight(delegation: Delegation) -> int:
-    """Units of the pool that it takes: what is left of it, less what may be overbooked."""
-    revoked = delegation.revoked
-    units = delegation.units if revoked is None else revoked.units
-    return math.ceil(units / delegation.overbooking)
+    """Units of the pool that it takes: what is left of it."""
+    return delegation.units if delegation.revoked is None else delegation.revoked.units
 
 
 def _spent(chain: tuple[Claim, ...], tokens: Chain) -> Spent:

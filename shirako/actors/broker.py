@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -17,8 +17,10 @@ from msgspec.structs import replace
 
 from shirako.actors import accounts
 from shirako.actors.accounts import Accounts
+from shirako.actors.resting import NOTHING, Resting
 from shirako.actors.restored import Restored
-from shirako.actors.role import Kept, Refused, Role
+from shirako.actors.role import TOMBSTONE_TICKS, Kept, Refused, Role, forgotten
+from shirako.actors.room import Room
 from shirako.clock import utc
 from shirako.core import broker as machine
 from shirako.core import messages
@@ -50,9 +52,15 @@ from shirako.core.messages import NAME_CHARACTERS_MAX, Message
 from shirako.core.policy import Allocation, Declined, Demanded, Given, Piece, Share
 from shirako.core.properties import fault, name_fault
 from shirako.core.terms import Term
+from shirako.core.tickets import whole
+from shirako.transport.limits import LEASES_A_GUEST
 from shirako.trust import PublicKey, digest
 
 log = logging.getLogger(__name__)
+
+
+class Unsound(Exception):
+    """A policy has decided what can not be done: it "gave" this."""
 
 
 class Broker(Role[BrokerLease]):
@@ -70,10 +78,13 @@ class Broker(Role[BrokerLease]):
         suppliers: dict[str, Party],
         guests: dict[str, Party],
         policy: Allocation,
+        *,
+        leases_a_guest: int = LEASES_A_GUEST,
     ) -> None:
         """`suppliers` may hand us delegations, `guests` may ask for tickets, and brokers among
         them be given delegations; by thumbprint."""
-        super().__init__(me, machine.TABLE, {**suppliers, **guests})
+        room = Room(leases_a_guest, peers=len(guests))
+        super().__init__(me, machine.TABLE, {**suppliers, **guests}, room=room)
         self.suppliers = suppliers
         self.guests = guests
         self.policy = policy
@@ -90,6 +101,8 @@ class Broker(Role[BrokerLease]):
         """Digest of a claim that we sell out of -> the site that it is rooted at."""
         self._claims: dict[str, Claim] = {}
         """Delegation id -> the verified claim that its chain ends in."""
+        self._resting = Resting()
+        """By delegation id: records of leases with tickets out of it."""
         self._undecided: list[tuple[Key, Allocate]] = []
 
     # Books ------------------------------------------------------------------------------------
@@ -99,11 +112,19 @@ class Broker(Role[BrokerLease]):
         if kind in accounts.KINDS:
             self.accounts.load(value)
         elif kind in ("delegation", "given"):
+            value = replace(value, wake=value.term.end + self.me.skew + TOMBSTONE_TICKS)
             (self.given if kind == "given" else self.delegations)[value.id] = value
             self.batch.changed[kind, key] = value
             self.acknowledged.pop((kind, key), None)
         else:
+            known = self.leases.get(key)
             super().keep(kind, key, value)
+            if known is None or known.grants is not value.grants:
+                self._resting.move(_out_of(known), _out_of(value))
+
+    def forget(self, key: Key) -> None:
+        self._resting.move(_out_of(self.leases[key]), NOTHING)
+        super().forget(key)
 
     def _note(self, kind: str, key: Key, value: Any) -> None:
         self.batch.changed[kind, key] = value
@@ -133,7 +154,9 @@ class Broker(Role[BrokerLease]):
     def delivered(self, kind: str, key: Key, peer: str, n: int) -> Kept | None:
         if kind != "given":
             return super().delivered(kind, key, peer, n)
-        given = self.given[key[1]]
+        given = self.given.get(key[1])
+        if given is None:
+            return None  # forgotten meanwhile
         self.given[key[1]] = replace(given, lines={peer: given.lines[peer].delivered(n)})
         self.acknowledged[kind, key] = None
         return self.given[key[1]]
@@ -230,6 +253,13 @@ class Broker(Role[BrokerLease]):
                 share.calendar.release(effect.units, Term(start, end))
 
     def settle(self, now: int) -> None:
+        """End of a turn: decide, and forget delegations that are long over."""
+        self._decide(now)
+        if not self.held:
+            for name in self._resting.take_left():
+                self._let_go(name, now)
+
+    def _decide(self, now: int) -> None:
         """Put the gathered requests to the policy, extensions first: they keep units in place."""
         undecided = [(k, a) for k, a in self._undecided if self._waits(k)]
         self._undecided = []
@@ -241,7 +271,14 @@ class Broker(Role[BrokerLease]):
         requests = [self._demanded(key, asked) for key, asked in undecided]
         decisions = self._decisions(requests, now)
         for (key, asked), decision in zip(undecided, decisions, strict=True):
-            self._answer(self.leases[key], asked, decision, now)
+            lease = self.leases[key]
+            try:
+                self._read_decision(lease, asked, decision)
+                self._answer(lease, asked, decision, now)
+            except Unsound as wrong:
+                reason = f"the policy {type(self.policy).__name__} gave {wrong}"
+                log.exception("lease %s: %s", lease.id, reason)
+                self._answer(lease, asked, Declined(code="policy", reason=reason), now)
 
     def _decisions(self, requests: list[Demanded], now: int) -> Iterator[Given | Declined]:
         """One decision a request, whatever the policy does: what it fails to decide is declined."""
@@ -254,6 +291,58 @@ class Broker(Role[BrokerLease]):
             log.exception("the allocation policy broke")
         for _ in requests[decided:]:
             yield Declined(code="policy", reason="the broker's policy could not decide; try again")
+
+    def _read_decision(self, lease: BrokerLease, asked: Allocate, decision: object) -> None:
+        """Raise `Unsound` unless a decision is one, and can be carried out."""
+        try:
+            self._check_decision(lease, asked, decision)
+        except (AttributeError, TypeError) as error:
+            raise Unsound(f"what can not be read: {error}") from error
+
+    def _check_decision(self, lease: BrokerLease, asked: Allocate, decision: object) -> None:
+        """Raise `Unsound` unless it says no, or gives what can be promised and was asked for.
+
+        Whether the units are free is found out when they are booked.
+        """
+        if isinstance(decision, Declined):
+            return
+        if not isinstance(decision, Given):
+            raise Unsound(f"a {type(decision).__name__}, which is no decision")
+        for piece in decision.pieces:
+            held = self.delegations.get(piece.delegation)
+            if held is None or held.type != lease.type:
+                raise Unsound(f"units of {piece.delegation!r}, which is no share of {lease.type}")
+            if piece.units < 1:
+                raise Unsound(f"{piece.units} units of {piece.delegation}")
+        if len({self._site_of(piece.delegation) for piece in decision.pieces}) > 1:
+            raise Unsound("units of several sites")
+        try:
+            units, term = whole((piece.units, piece.term) for piece in decision.pieces)
+        except Unfit as error:
+            raise Unsound(f"pieces that are no ticket: {error}") from error
+        if not asked.least_units <= units <= asked.units or units != decision.units:
+            raise Unsound(
+                f"pieces of {units} units and called them {decision.units}, where "
+                f"{asked.least_units} to {asked.units} were asked for"
+            )
+        if term.start != asked.term.start or not asked.least_end <= term.end <= asked.term.end:
+            raise Unsound(f"units for [{term.start}, {term.end}), which is not what was asked for")
+
+    def _site_of(self, delegation: str) -> str:
+        share = self.share(delegation)
+        return share.site if share else ""
+
+    def _book_all(self, grants: tuple[Grant, ...]) -> None:
+        """Book all of them, or none and raise `Unsound`."""
+        for number, grant in enumerate(grants):
+            try:
+                self._book(grant)
+            except ValueError as error:
+                for booked in grants[:number]:
+                    share = self.share(booked.delegation)
+                    if share is not None:
+                        share.calendar.release(booked.units, booked.term)
+                raise Unsound(f"more than there is of {grant.delegation}: {error}") from error
 
     def _waits(self, key: Key) -> bool:
         """A Relinquish in the same turn may have ended it before it was decided."""
@@ -285,8 +374,7 @@ class Broker(Role[BrokerLease]):
                 self._grant(lease, asked, number, piece)
                 for number, piece in enumerate(decision.pieces)
             )
-            for grant in grants:
-                self._book(grant)
+            self._book_all(grants)
             resource = self.delegations[grants[0].delegation].resource
             event = Granted(now=now, grants=grants, resource=resource, offer=decision.offer)
         self.apply(lease, event, "policy")
@@ -323,6 +411,10 @@ class Broker(Role[BrokerLease]):
 
     # Messages ---------------------------------------------------------------------------------
 
+    def deals_with(self, identity: str) -> bool:
+        # the sites of a broker below another one are known by its delegations alone
+        return identity in self.sites or super().deals_with(identity)
+
     def newcomer(self, sender: PublicKey, message: Message, now: int) -> BrokerLease | None:
         if isinstance(message, messages.UpdateTicket):
             self._take_delegation(sender, message, now)
@@ -333,9 +425,10 @@ class Broker(Role[BrokerLease]):
             return None
         if message.holder != sender.kid or sender.kid not in self.guests:
             raise Refused("stranger", "this broker deals with the guests of its descriptor only")
-        self.check_room()
         if isinstance(message, messages.TicketRequest):
+            self.check_room(guest=sender.kid, sponsor=sender.kid)
             return self._requested(message, now)
+        self.check_room(sponsor=sender.kid)
         if isinstance(message, messages.Relinquish):
             # A Relinquish that overtook its Ticket. Its tombstone has to outlive any copy of that.
             return BrokerLease(
@@ -351,7 +444,7 @@ class Broker(Role[BrokerLease]):
         raise Refused("unknown", "this broker has no such reservation")
 
     def _requested(self, message: messages.TicketRequest, now: int) -> BrokerLease:
-        if not self.delegations:
+        if not self.delegations and not self.sites:
             # who starts first is chance: a guest that asks before any site has spoken asks again
             raise Refused("early", "no site has delegated anything yet", retry=True)
         wrong = (
@@ -444,6 +537,44 @@ class Broker(Role[BrokerLease]):
             raise Refused("untrusted", "the receipt is for another lease")
         return receipt
 
+    # Forgetting -------------------------------------------------------------------------------
+
+    def woken(self, key: Key, now: int) -> None:
+        if any(one is not None and one.key == key for one in self._named(key[1])):
+            self._resting.look_at(key[1])
+        super().woken(key, now)
+
+    def _named(self, name: str) -> tuple[Delegation | None, Delegation | None]:
+        return self.delegations.get(name), self.given.get(name)
+
+    def _let_go(self, name: str, now: int) -> None:
+        """Forget what is long over, if no ticket out of it is kept any more."""
+        held, given = self._named(name)
+        if given is not None and given.wake is not None and now >= given.wake:
+            del self.given[name]
+            self._forgotten("given", given, now)
+        if held is None or held.wake is None or now < held.wake or name in self._resting:
+            return
+        del self.delegations[name], self._claims[name]
+        left = [s for s in self.shares[held.type] if s.delegation != name]
+        self.shares[held.type] = left
+        if not left:
+            del self.shares[held.type]
+        self._forgotten("delegation", held, now)
+        # a delegation that came anew had another chain: its account goes with it
+        chains = {one.chain for one in self.delegations.values()}
+        chains |= {grant.chain[:-1] for grant in self._grants() if grant.chain}
+        known = {digest(chain[-1]) for chain in chains}
+        self._roots = {claim: site for claim, site in self._roots.items() if claim in known}
+        for claim in self.accounts.last_ends():
+            if claim not in known:
+                self.accounts.forget(claim)
+
+    def _forgotten(self, kind: str, one: Delegation, now: int) -> None:
+        self.acknowledged.pop((kind, one.key), None)
+        self._note(kind, one.key, None)
+        self.batch.entries.append(forgotten(one, now))
+
     # Delegations ------------------------------------------------------------------------------
 
     def granted(self) -> Mapping[str, Delegation]:
@@ -481,7 +612,7 @@ class Broker(Role[BrokerLease]):
         share = self.share(source)
         if share is not None:
             share.calendar.book(made.weight, made.term)
-        return made
+        return self.given[made.id]
 
     def _source_of(self, wanted: Delegation) -> str:
         """The delegation of ours that has room for it; raises `Refused`."""
@@ -526,7 +657,9 @@ class Broker(Role[BrokerLease]):
         held = self.delegations.get(message.rid)
         if held is not None and self._claims[held.id].issuer != sender.kid:
             raise Refused("name_taken", "another supplier's delegation has this name")
-        line = held.lines.get(sender.kid, Line()) if held else Line()
+        # the supplier may have forgotten one that is over, and give another the same name
+        current = held is not None and held.term.end > now
+        line = held.lines.get(sender.kid, Line()) if held is not None and current else Line()
         if message.n <= line.seen:
             return
         delegation = Delegation(
@@ -580,3 +713,10 @@ class Broker(Role[BrokerLease]):
             out_of = {grant.delegation for grant in lease.grants}
             if lease.state is BrokerState.TICKETED and out_of == {held.id}:
                 self.apply(lease, event, "site")
+
+
+def _out_of(lease: BrokerLease | None) -> Set[str]:
+    """Ids of the delegations that a lease has tickets out of."""
+    if lease is None:
+        return NOTHING
+    return {grant.delegation for grant in lease.grants if grant.chain}

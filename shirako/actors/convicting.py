@@ -1,41 +1,70 @@
 """How an authority shows that a broker sold too much: it finds the claims that can not all be true.
 
 What it finds is a proof for everybody else (`core.conflict`), so it is held to the same judgement
-before it is shown to anyone.
+before it is shown to anyone. A broker that sells too much may have sold a great deal, and may sign
+what it likes: the search looks once at each claim that is redeemed, and has an end (BOUNDED).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
+from heapq import nlargest
 
 import msgspec
 
 from shirako.actors.accounts import Accounts
+from shirako.core.account import Citation, Page
+from shirako.core.authority import Spent
 from shirako.core.claims import Chain, Claim, Unfit
 from shirako.core.conflict import CHILDREN_MAX, Conflict, allowed, heaviest, judge
-from shirako.core.terms import Term
 from shirako.trust import Verifier
 
 PROOF_BYTES_MAX = 48 * 1024
 """What a refusal has room for."""
+INSTANTS_MAX = 4
+"""At which a proof is looked for, those first at which most is redeemed."""
+READ_MAX = 2 * CHILDREN_MAX
+"""Claims that are read again for one instant, those first below which most is redeemed."""
+PAGES_MAX = 8
+"""Of an account, that are opened for one proof: an honest broker's claims need one."""
+
+
+class _Pages:
+    """Pages of one account, each opened once."""
+
+    def __init__(self, accounts: Accounts, parent: str) -> None:
+        self._accounts = accounts
+        self._parent = parent
+        self._opened: dict[Citation, Page | None] = {}
+
+    def page(self, cited: Citation) -> Page | None:
+        """What the citation stands for; None: it is not known, or too many were asked for."""
+        if cited not in self._opened:
+            if len(self._opened) >= PAGES_MAX:
+                return None
+            self._opened[cited] = self._accounts.page(self._parent, cited)
+        return self._opened[cited]
 
 
 def conflict_of(
-    chains: Iterable[Chain], above: Chain, term: Term, accounts: Accounts, verifier: Verifier
+    spent: Collection[Spent],
+    above: Chain,
+    instants: Iterable[int],
+    accounts: Accounts,
+    verifier: Verifier,
 ) -> Conflict | None:
-    """A proof that the claims of `chains` exceed the last claim of `above` during `term`.
+    """A proof that these claims exceed the last claim of `above` at one of the instants.
 
-    Each chain goes through `above`. None: it can not be shown, for claims were given back of which
-    we do not know any more whether the broker knew.
+    Each claim was carved out of that one, or out of others below it. None: it can not be shown, for
+    claims were given back of which we do not know any more whether the broker knew.
     """
-    depth = len(above)
     parent = verifier.chain(above)[-1]
-    tokens = {chain[depth]: None for chain in chains if chain[:depth] == above}
-    below = {token: verifier.chain((*above, token))[-1] for token in tokens}
-    starts = {claim.term.start for claim in below.values() if term.covers(claim.term.start)}
-    for instant in sorted({term.start, *starts}):
-        covering = {t: c for t, c in below.items() if c.term.covers(instant)}
-        conflict = _at(instant, above, parent, covering, accounts)
+    pages = _Pages(accounts, parent.digest)
+    for instant in instants:
+        tokens = _fullest(spent, len(above), instant)
+        covering = {token: verifier.chain((*above, token))[-1] for token in tokens}
+        conflict = _at(instant, above, parent, covering, pages)
         if conflict is None:
             continue
         try:
@@ -47,8 +76,17 @@ def conflict_of(
     return None
 
 
+def _fullest(spent: Iterable[Spent], depth: int, instant: int) -> list[str]:
+    """The claims at this depth of their chains (0: the root), below which most is redeemed."""
+    units: Counter[str] = Counter()
+    for one in spent:
+        if one.term.covers(instant):
+            units[one.tokens[depth - 1]] += one.units  # a claim's tokens are those below its root
+    return nlargest(READ_MAX, units, key=units.__getitem__)
+
+
 def _at(
-    instant: int, above: Chain, parent: Claim, covering: dict[str, Claim], accounts: Accounts
+    instant: int, above: Chain, parent: Claim, covering: dict[str, Claim], pages: _Pages
 ) -> Conflict | None:
     """What these claims, which all cover the instant, show; the judge has not seen it yet.
 
@@ -56,7 +94,7 @@ def _at(
     less: so those that cite no more than what is known are tried, from the newest on.
     """
     for cited in sorted({claim.account for claim in covering.values()}, reverse=True):
-        page = accounts.page(parent.digest, cited)
+        page = pages.page(cited)
         if page is None:
             continue
         citing = {t: claim for t, claim in covering.items() if claim.account <= cited}

@@ -36,7 +36,7 @@ from shirako.ledger import Write
 KIND = "restored"
 KEY: Key = ("", "ledger")
 NUMBERS_STEP = 1_000_000
-"""At least so far do numbers jump when the clock of the restored machine is behind."""
+"""So far do numbers jump when the clock of the restored machine is behind."""
 
 
 class Restored(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -80,10 +80,12 @@ def begun(restored: Restored, now_ms: int, held_delegations: Mapping[str, int]) 
     """The same after the first start; `held_delegations`: the end of each, by id."""
     if restored.begun:
         return restored
+    # never ahead of the clock but when it is behind: an older backup may be restored after this one
+    numbers_after = restored.numbers_after
     return replace(
         restored,
         begun=now_ms // 1000,
-        numbers_after=max(now_ms, restored.numbers_after + NUMBERS_STEP),
+        numbers_after=now_ms if now_ms > numbers_after else numbers_after + NUMBERS_STEP,
         unsold={**restored.unsold, **held_delegations},
     )
 
@@ -102,6 +104,8 @@ def _beyond(line: Line, sent: int, numbers_after: int) -> Line:
     """What was said up to number `sent` keeps its number: it is a late copy of the past."""
     if line.sent <= sent or sent >= numbers_after:
         return line
+    if next((m.n for m in line.unacked if m.n > sent), line.sent) > numbers_after:
+        return line  # it is beyond already: twice as far, a second restore would come in between
     lift = numbers_after - sent
 
     def lifted(message: Message) -> Message:

@@ -17,10 +17,12 @@ from msgspec.structs import replace
 from shirako.actors import lineages, restored
 from shirako.actors.lineages import Lineages
 from shirako.actors.restored import Restored
+from shirako.actors.room import Full, Room
 from shirako.clock import utc
 from shirako.core import messages
 from shirako.core.claims import Claim, Party
 from shirako.core.conflict import Conflict
+from shirako.core.delegation import Delegation
 from shirako.core.exchange import Arrival, Line
 from shirako.core.lineage import Disowned, Retired
 from shirako.core.machine import (
@@ -40,13 +42,12 @@ from shirako.core.messages import NAME_CHARACTERS_MAX, Message
 from shirako.core.properties import UNPRINTABLE
 from shirako.ledger import Entry, Write
 from shirako.transport.envelope import REASON_CHARACTERS_MAX, Refusal
+from shirako.transport.limits import LEASES_A_GUEST
 from shirako.trust import PublicKey, Untrusted, Verifier, lineage_of
 
-RECORDS_MAX = 500_000
-"""Live records and tombstones; beyond it new requests are refused as `overloaded` (BOUNDED)."""
 HELD = "restored from a backup, this actor waits for its operator's confirmation: try again later"
 TOMBSTONE_TICKS = 3600
-"""How long a closed record still answers after its term and the skew are over."""
+"""How long a closed record still answers after its term and the skew are over; and a delegation."""
 
 
 class Kept(Protocol):
@@ -111,7 +112,14 @@ class Role(Generic[R]):
     kinds: ClassVar[dict[str, type[msgspec.Struct]]]
     """Kinds of things kept in the ledger, `lease` among them, and their types."""
 
-    def __init__(self, me: Me, table: Table[R], pinned: dict[str, Party]) -> None:
+    def __init__(
+        self,
+        me: Me,
+        table: Table[R],
+        pinned: dict[str, Party],
+        *,
+        room: Room | None = None,
+    ) -> None:
         self.me = me
         self.table = table
         self.verifier = Verifier()
@@ -120,6 +128,7 @@ class Role(Generic[R]):
         self.parties: dict[str, Party] = dict(pinned)
         """Pinned parties, and those that tickets endorsed: whom we can send to."""
         self.leases: dict[Key, R] = {}
+        self.room = room or Room(LEASES_A_GUEST, peers=1)
         self.lineages = Lineages()
         self.batch = Batch()
         self.skews_ms: dict[str, int] = {}
@@ -146,6 +155,7 @@ class Role(Generic[R]):
 
     def loaded(self) -> None:
         """All is in memory: the batch of changes that loading made up is no change."""
+        self.room.count_anew((record, self.sponsor(record)) for record in self.leases.values())
         self.batch = Batch()
         self._numbers_after = self.restored.numbers_after if self.restored else 0
 
@@ -158,7 +168,12 @@ class Role(Generic[R]):
         """Note a new or changed thing, in memory and in the batch."""
         value = self.numbered(kind, key, value)
         if kind == "lease":
+            known = self.leases.get(key)
             self.leases[key] = value
+            if known is None:
+                self.room.take(value, self.sponsor(value))
+            else:
+                self.room.move(state_of(known), state_of(value), value.guest.kid)
             self.learn(value)
         self.batch.changed[kind, key] = value
         self.acknowledged.pop((kind, key), None)
@@ -177,7 +192,8 @@ class Role(Generic[R]):
 
     def forget(self, key: Key) -> None:
         """Drop a tombstone whose time is over."""
-        del self.leases[key]
+        record = self.leases.pop(key)
+        self.room.leave(record, self.sponsor(record))
         self.batch.changed["lease", key] = None
 
     def take_batch(self) -> Batch:
@@ -396,7 +412,7 @@ class Role(Generic[R]):
 
     def meet(self, identity: str, lineage: tuple[str, ...], now: int) -> None:
         """Remember with which key an actor speaks, if we have to do with it: it is for good."""
-        if identity not in self.parties:
+        if not self.deals_with(identity):
             return
         for one, seen in self.lineages.meet(identity, lineage).items():
             self.batch.changed[lineages.KIND, (one, "")] = seen
@@ -410,6 +426,10 @@ class Role(Generic[R]):
                     note=text,
                 )
                 self.batch.entries.append(entry)
+
+    def deals_with(self, identity: str) -> bool:
+        """Whether it matters to us with which key this actor speaks."""
+        return identity in self.parties
 
     def check_signer(self, issuer: str, token: str) -> None:
         """Raise `Refused` unless a verified token is signed by its issuer's key of now.
@@ -435,14 +455,37 @@ class Role(Generic[R]):
             else:
                 self.meet(claim.issuer, claim.lineage, now)
 
-    def check_room(self) -> None:
-        if len(self.leases) >= RECORDS_MAX:
-            raise Refused("overloaded", "too many leases are kept here; try later", retry=True)
+    def sponsor(self, record: R) -> str:
+        """Who of the descriptor answers for a record, by thumbprint: takes part of its room."""
+        return record.guest.kid
+
+    def check_room(self, guest: str = "", sponsor: str = "") -> None:
+        """Raise `Refused` when there is no room in these books: for a live lease of `guest`, and
+        for a record that `sponsor` answers for."""
+        try:
+            self.room.check()
+            if guest:
+                self.room.check_live(guest, self.name_of(guest))
+            if sponsor:
+                self.room.check_share(sponsor, self.name_of(sponsor))
+        except Full as full:
+            raise Refused("overloaded", str(full), retry=True) from full
 
     def name_of(self, kid: str) -> str:
         """A peer's name for people."""
         party = self.parties.get(kid)
         return party.name if party and party.name else kid[:12]
+
+
+def forgotten(delegation: Delegation, now: int) -> Entry:
+    """The line in the story that tells of it."""
+    return Entry(
+        lease=f"delegation/{delegation.id}",
+        tick=now,
+        what="Forgotten",
+        by="clock",
+        note=f"over since {utc(delegation.term.end):%Y-%m-%d %H:%M:%S}Z, and no lease rests on it",
+    )
 
 
 def _split(key: str) -> Key:

@@ -12,7 +12,7 @@ from shirako.cli.connection import Connection, connected
     epilog="""\b
 Examples:
   shirako site conflicts
-  shirako site conflicts --json | jq '.[0]' > conflict.json && shirako verify conflict.json"""
+  shirako site conflicts --json | shirako verify -"""
 )
 @connected
 def conflicts(to: Connection) -> None:

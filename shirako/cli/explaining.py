@@ -14,6 +14,7 @@ from shirako.cli import output
 from shirako.clock import utc
 from shirako.core.claims import Claim, Lease, Party, Revocation
 from shirako.core.conflict import allowed
+from shirako.core.lineage import Succession
 from shirako.core.messages import Message
 from shirako.transport.envelope import Acknowledgement, Refusal
 from shirako.verifying.audit import Audit
@@ -21,7 +22,9 @@ from shirako.verifying.statements import (
     ConflictHolds,
     EnvelopeHolds,
     Fact,
+    KeyReplaced,
     ReceiptHolds,
+    SuccessionHolds,
     TicketHolds,
 )
 
@@ -45,6 +48,10 @@ def lines(fact: Fact) -> Iterator[Line]:
             yield from _envelope(fact)
         case Acknowledgement():
             yield from _acknowledgement(fact)
+        case SuccessionHolds():
+            yield from _succession(fact)
+        case KeyReplaced():
+            yield _key_replaced(fact)
 
 
 def audit(record: Audit) -> Line:
@@ -90,13 +97,7 @@ def _ticket(fact: TicketHolds) -> Iterator[Line]:
             shown.add(claim.digest)
             above = claim.jti
     for party in _parties(fact):
-        yield {
-            "kind": "key",
-            "kid": party.kid,
-            "name": party.name,
-            "depth": 1,
-            "says": f"{party.name or 'unnamed'} is {party.kid}",
-        }
+        yield _key(party)
     yield _root(fact.chains[0][0].issuer, "ticket", trusted=fact.trusted)
 
 
@@ -136,15 +137,29 @@ def _parties(fact: TicketHolds) -> list[Party]:
     return list({party.kid: party for party in (*sites, *holders) if party}.values())
 
 
+def _key(party: Party) -> Line:
+    return {
+        "kind": "key",
+        "kid": party.kid,
+        "name": party.name,
+        "depth": 1,
+        "says": f"{party.name or 'unnamed'} is {party.kid}",
+    }
+
+
 def _root(kid: str, of: str, *, trusted: bool) -> Line:
-    trust = "which you trust" if trusted else f"as the {of} itself states: compare it"
     return {
         "kind": "root",
         "kid": kid,
         "trusted": trusted,
         "depth": 1,
-        "says": f"rooted at {kid}, {trust}",
+        "says": f"rooted at {kid}, {_trust(f'the {of} itself states', trusted=trusted)}",
     }
+
+
+def _trust(stated: str, *, trusted: bool) -> str:
+    """Why a key is believed: it was given, or else as `stated`."""
+    return "which you trust" if trusted else f"as {stated}: compare it"
 
 
 def _holder(claim: Claim) -> str:
@@ -246,13 +261,7 @@ def _conflict(fact: ConflictHolds) -> Iterator[Line]:
     }
     for child in verdict.children:
         yield _claim(child, parent, 1, parent.jti)
-    yield {
-        "kind": "key",
-        "kid": verdict.broker.kid,
-        "name": verdict.broker.name,
-        "depth": 1,
-        "says": f"{verdict.broker.name or 'unnamed'} is {verdict.broker.kid}",
-    }
+    yield _key(verdict.broker)
     yield _root(fact.site, "proof", trusted=fact.trusted)
 
 
@@ -261,7 +270,7 @@ def _conflict(fact: ConflictHolds) -> Iterator[Line]:
 
 def _envelope(fact: EnvelopeHolds) -> Iterator[Line]:
     opened = fact.opened
-    known = "which you trust" if fact.trusted else "as the envelope itself shows: compare it"
+    known = _trust("the envelope itself shows", trusted=fact.trusted)
     says = (
         f"envelope {opened.n} from {opened.sender.kid}, {known}, to {fact.audience}, sealed at "
         f"{_milliseconds(opened.sent_ms)}: {len(opened.messages)} messages"
@@ -316,6 +325,50 @@ def _acknowledgement(answer: Acknowledgement) -> Iterator[Line]:
             "depth": 1,
             "says": f"message {refusal.index + 1} refused, {refusal.code}: {refusal.reason}",
         }
+
+
+# Keys -------------------------------------------------------------------------------------------
+
+
+def _succession(fact: SuccessionHolds) -> Iterator[Line]:
+    step = fact.succession
+    yield {
+        "kind": "succession",
+        "actor": fact.identity,
+        "number": step.number,
+        "kid": fact.kid,
+        "since": step.since,
+        "until": step.until,
+        "trusted": fact.trusted,
+        "says": (
+            f"succession {step.number}: from {_moment(step.since)} on {fact.identity} signs with "
+            f"the key {fact.kid}; {_believed(step)}"
+        ),
+    }
+    yield _root(fact.identity, "succession", trusted=fact.trusted)
+
+
+def _key_replaced(fact: KeyReplaced) -> Line:
+    step = fact.successor
+    key = f"key {fact.number}" if fact.number else "the first key"
+    return {
+        "kind": "replaced",
+        "what": fact.what,
+        "actor": fact.signer,
+        "number": fact.number,
+        "since": step.since,
+        "until": step.until,
+        "depth": 1,
+        "says": (
+            f"{fact.what} is signed with {key} of {fact.signer}, which was replaced at "
+            f"{_moment(step.since)}; {_believed(step)}"
+        ),
+    }
+
+
+def _believed(step: Succession) -> str:
+    """Up to when keys that were replaced may be shown to have signed something."""
+    return f"what earlier keys signed counts if somebody was shown it by {_moment(step.until)}"
 
 
 # Times ------------------------------------------------------------------------------------------

@@ -99,6 +99,9 @@ def _tell(report: Report, found: list[Found]) -> None:
     if report.faults:
         output.table(("FAULT", "INJECTED"), sorted(report.faults.items()))
         click.echo("")
+    if report.seen:
+        output.table(("SEEN", "TIMES"), sorted(report.seen.items()))
+        click.echo("")
     seconds = max(report.seconds, 1e-9)
     output.facts(
         (
@@ -148,6 +151,7 @@ def _plain(report: Report, found: list[Found]) -> dict[str, Any]:
         "events": report.events,
         "lives": report.lives,
         "faults": dict(sorted(report.faults.items())),
+        "seen": dict(sorted(report.seen.items())),
         "violations": violations,
         "digest": report.digest,
         "seconds": round(report.seconds, 3),

@@ -9,6 +9,7 @@ in Burchard & Heiss, "Performance evaluation of data structures for admission co
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import nsmallest
 
 from sortedcontainers import SortedDict
 
@@ -63,6 +64,12 @@ class Calendar:
     def next_change(self, tick: int) -> int | None:
         """The first tick after `tick` at which more or less is free."""
         return next(iter(self._steps.irange(tick, inclusive=(False, False))), None)
+
+    def fullest(self, term: Term, most: int) -> list[int]:
+        """Up to `most` instants of `term` at which others begin to be booked, or cease to be, and
+        its first one; the fullest ones first."""
+        points = nsmallest(most, self._from(term.start, term.end), key=lambda p: -self._steps[p])
+        return [max(point, term.start) for point in points]
 
     def first_fit(self, units: int, ticks: int, start: int) -> int | None:
         """The earliest tick at or after `start` from which `units` are free for `ticks`."""

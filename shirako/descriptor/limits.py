@@ -40,4 +40,5 @@ def build_limits(root: etree._Element, text: Callable[[etree._Element, str], str
         reading_bytes=read_size(text(one, "reading")),
         streams=read_count(text(one, "streams")),
         streams_a_token=read_count(text(one, "streams-a-token")),
+        leases_a_guest=int(text(one, "leases-a-guest")),
     )

@@ -21,6 +21,7 @@ from shirako.simulation.chance import Stream
 from shirako.simulation.facts import Facts
 from shirako.simulation.nodes import Node
 from shirako.simulation.records import DelegationRecord, SiteRecord, UnitRecord
+from shirako.simulation.restorations import Restorer
 from shirako.simulation.seats import Down, Seat
 
 ROUND_SECONDS = 45.0
@@ -35,6 +36,7 @@ class Admin:
 
     seat: Seat
     nodes: dict[str, Node]
+    restorer: Restorer
     facts: Facts
     source: Stream
     plans: Stream
@@ -112,6 +114,8 @@ class Admin:
         """Repair what has failed, and have it torn down again."""
         if self.source.random() < 0.4:
             return
+        if not self.restorer.all_free([a.unit for a in lease.assignments], self.seat.tick()):
+            return
         for assignment in lease.assignments:
             if assignment.phase == "failed":
                 self._repair(self.nodes[assignment.unit])
@@ -126,7 +130,7 @@ class Admin:
 
     async def _release(self, unit: UnitRecord) -> None:
         """Repair the unit, have it checked and handed out again."""
-        if self.source.random() < 0.4:
+        if self.source.random() < 0.4 or not self.restorer.may_use(unit.name, self.seat.tick()):
             return
         self._repair(self.nodes[unit.name])
 
@@ -144,6 +148,9 @@ class Admin:
 
     async def _compare(self) -> None:
         """Hold what is against what should be, and mend it."""
+        units = [unit.name for unit in self.seat.kept.values() if isinstance(unit, UnitRecord)]
+        if not self.restorer.all_free(units, self.seat.tick()):
+            return
 
         async def doing(actor: Actor[Authority]) -> str:
             performer = actor.performer

@@ -112,6 +112,8 @@ class NodeDriver:
             except HandlerFailed as failure:
                 found.append(_difference(job, str(failure), "changed"))
                 continue
+            if node.epoch > owner.epoch:  # the site's books are older than what was done here
+                found.append(_difference(job, f"epoch {node.epoch}", "changed"))
             for thing, whose in node.things.items():
                 if whose.lease != owner.lease:
                     found.append(_difference(job, f"{thing.kind} {thing.name}", "left over"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -57,6 +57,8 @@ class Posted:
     said: list[Said]
     raw: bool = False
     """Made by hand, not by an actor."""
+    at: float = 0.0
+    """When it left."""
 
 
 class Change(NamedTuple):
@@ -80,6 +82,17 @@ class Commit:
     entries: Sequence[Entry]
 
 
+class Restoration(NamedTuple):
+    """That an actor's ledger is an older one from now on."""
+
+    actor: str
+    part: str
+    before: dict[tuple[str, Key], Record]
+    """What its ledger held."""
+    after: dict[tuple[str, Key], Record]
+    """What it holds now."""
+
+
 class Violation(NamedTuple):
     """An invariant that did not hold."""
 
@@ -98,6 +111,8 @@ class Observer:
     HOOKS: ClassVar[tuple[str, ...]] = (
         "posted",
         "acknowledged",
+        "rejected",
+        "restored",
         "node_changed",
         "told",
         "healed",
@@ -113,6 +128,12 @@ class Observer:
 
     def acknowledged(self, posted: Posted, refused: dict[int, records.RefusalRecord]) -> None:
         """The receiver has said what it took of an envelope, and what it refused."""
+
+    def rejected(self, posted: Posted, kind: str) -> None:
+        """The receiver has refused an envelope as a whole."""
+
+    def restored(self, restoration: Restoration) -> None:
+        """An actor that is down has got the ledger of a backup."""
 
     def node_changed(self, node: Any, what: str, lease: str, epoch: int) -> None:
         """Something on a node was made or removed in the name of a lease."""
@@ -206,8 +227,25 @@ class Facts:
         for hook in self._hooks[f"committed {part}"]:
             hook(commit)
 
+    def restored(
+        self, actor: str, part: str, held: Iterable[tuple[str, str, bytes]]
+    ) -> Restoration:
+        """Take note of what the ledger of an actor holds that comes from a backup."""
+        before = self.kept.get(actor, {})
+        after: dict[tuple[str, Key], Record] = {}
+        for kind, name, body in held:
+            holder, _, rid = name.partition("/")
+            record = records.read(part, kind, body)
+            if record is not None:
+                after[kind, (holder, rid)] = record
+        self.kept[actor] = after
+        restoration = Restoration(actor, part, before, after)
+        for hook in self._hooks["restored"]:
+            hook(restoration)
+        return restoration
+
     def posted(self, sender: str, receiver: str, envelope: bytes, *, raw: bool = False) -> Posted:
-        posted = Posted(sender, receiver, envelope, *_read(envelope), raw)
+        posted = Posted(sender, receiver, envelope, *_read(envelope), raw, self.loop.now)
         self.note(sender, f"says to {receiver}: {_summary(posted)}")
         for hook in self._hooks["posted"]:
             hook(posted)
@@ -230,6 +268,8 @@ class Facts:
 
     def rejected(self, posted: Posted, error: Rejected) -> None:
         self.note(posted.receiver, f"refuses the envelope of {posted.sender}: {error.kind}")
+        for hook in self._hooks["rejected"]:
+            hook(posted, error.kind)
 
     def broke(self, actor: str, what: str) -> None:
         """Code of ours ended with an exception that nobody meant."""

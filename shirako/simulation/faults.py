@@ -50,6 +50,10 @@ class Faults:
     """A site: what it has to say to brokers piles up, and it starts anew before it can say it."""
     takeover: float = 0.0
     """An actor: it loses its ledger for a while, and other copies of it are started."""
+    key_replaced: float = 0.0
+    """An actor: its key is replaced, once or more often, and those before are stolen at times."""
+    restored: float = 0.0
+    """An actor: its ledger is lost, and it comes back from an older backup, held."""
     restart: float = 0.0
     """A minute of an actor: it is stopped in an orderly way, and started again."""
     clock_wrong: float = 0.0
@@ -101,6 +105,8 @@ ALL_FAULTS = Faults(
     commit_unsure=0.004,
     backlog=0.1,
     takeover=0.06,
+    key_replaced=0.2,
+    restored=0.08,
     restart=0.01,
     clock_wrong=0.5,
     clock_steps=0.03,

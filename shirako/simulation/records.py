@@ -148,6 +148,12 @@ class DelegationRecord(Struct, frozen=True):
     lines: dict[str, LineRecord] = {}
 
 
+class LineageRecord(Struct, frozen=True):
+    """What an actor keeps of the keys of another one."""
+
+    tokens: tuple[str, ...]
+
+
 Record = (
     SiteRecord
     | BrokerRecord
@@ -157,7 +163,30 @@ Record = (
     | Posting
     | Volume
     | Conflict
+    | LineageRecord
 )
+
+
+def opened(kept: dict[tuple[str, Key], Record]) -> dict[tuple[str, Key, int], int]:
+    """Unit, lease and epoch of each assignment that is not over -> when its lease ends."""
+    return {
+        (a.unit, record.key, a.epoch): record.term.end
+        for record in kept.values()
+        if isinstance(record, SiteRecord) and not record.final
+        for a in record.assignments
+        if a.open
+    }
+
+
+def spent_in(kept: dict[tuple[str, Key], Record]) -> set[tuple[Key, SpentRecord]]:
+    """What a site has redeemed, and for which lease."""
+    return {
+        (record.key, spent)
+        for record in kept.values()
+        if isinstance(record, SiteRecord)
+        for spent in record.spent
+    }
+
 
 LEASES: dict[str, type[SiteRecord] | type[BrokerRecord] | type[GuestRecord]] = {
     "site": SiteRecord,
@@ -171,6 +200,7 @@ _DECODERS = {
     **{(part, "unit"): json.Decoder(UnitRecord).decode for part in LEASES},
     **{(part, "delegation"): json.Decoder(DelegationRecord).decode for part in LEASES},
     ("broker", "given"): json.Decoder(DelegationRecord).decode,
+    **{(part, "lineage"): json.Decoder(LineageRecord).decode for part in LEASES},
     **{(part, "posting"): json.Decoder(Posting).decode for part in ("site", "broker")},
     ("site", "volume"): json.Decoder(Volume).decode,
     ("site", "conflict"): json.Decoder(Conflict).decode,

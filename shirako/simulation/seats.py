@@ -16,7 +16,7 @@ from shirako.actors.handling import Performer
 from shirako.actors.role import Role
 from shirako.clock import Clock
 from shirako.core.claims import Party
-from shirako.core.machine import Key
+from shirako.core.machine import Key, Me
 from shirako.simulation.chance import Stream, stream
 from shirako.simulation.clocks import Hardware, SeededEntropy
 from shirako.simulation.disk import Disk, LedgerOfLife, SharedLedgerOfLife
@@ -25,7 +25,7 @@ from shirako.simulation.loop import Handle, Life, VirtualLoop
 from shirako.simulation.network import Network, Wire
 from shirako.simulation.records import LeaseRecord, Record
 from shirako.simulation.signatures import CastKey
-from shirako.trust import party_of
+from shirako.trust import me_of, party_of
 
 SKEW = 30
 """Declared skew of every actor, in seconds."""
@@ -68,6 +68,9 @@ class Seat:
         self.name = name
         self.part = part
         self.key = key
+        """What its key file holds; who runs may have been started with an older one."""
+        self.pins: dict[str, tuple[str, ...]] = {}
+        """Lineages of peers that its operator was told of, by identity; read at each start."""
         self.party: Party = party_of(key.public, f"sim://{name}", name)
         self.disk: Disk
         self.hardware: Hardware
@@ -108,6 +111,10 @@ class Seat:
     def leases(self) -> list[LeaseRecord]:
         return [record for record in self.kept.values() if isinstance(record, LeaseRecord)]
 
+    def me(self) -> Me:
+        """What the core of an incarnation needs that starts now."""
+        return me_of(self.key, self.party, SKEW)
+
     def tick(self) -> int:
         """What its clock should say."""
         return self.hardware.followed_ms() // 1000
@@ -138,6 +145,7 @@ class Seat:
             clock=clock,
             entropy=self._entropy,
             skew=SKEW,
+            lineages={**self.pins, self.key.public.kid: self.key.lineage},
         )
         box.append(actor)
         self.running = Running(life, actor, clock, ledger)
@@ -213,6 +221,10 @@ class Seat:
     def vanish(self) -> None:
         """Cut off, and never started again."""
         self.gone = True
+        self.vanish_for_now()
+
+    def vanish_for_now(self) -> None:
+        """All copies of it are cut off."""
         for old in list(self.outdated):
             self._cut_off(old.life)
         self.crash()

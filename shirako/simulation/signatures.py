@@ -32,10 +32,13 @@ _claims: list[tuple[str, str]] = []
 class CastKey(PrivateKey):
     """A key of the cast: signs what `PrivateKey` would, byte for byte, and remembers it."""
 
-    __slots__ = ("_prefixes", "_secret")
+    __slots__ = ("_name", "_prefixes", "_secret")
 
-    def __init__(self, jwk: OKPKey, secret: Ed25519PrivateKey) -> None:
-        super().__init__(jwk)
+    def __init__(self, name: str, lineage: tuple[str, ...] = ()) -> None:
+        """`name`: of the member of the cast; it and the length of the lineage choose the key."""
+        jwk, secret = _made_up(f"{name} {len(lineage)}" if lineage else name)
+        super().__init__(jwk, lineage)
+        self._name = name
         self._secret = secret
         self._prefixes: dict[tuple[str, bool], tuple[bytes, dict[str, Any]]] = {}
 
@@ -53,6 +56,16 @@ class CastKey(PrivateKey):
             _claims.append((token, self.public.kid))
         return token
 
+    def succeeded(self, since: int, until: int) -> CastKey:
+        """As ever, but that the next key is the same in every run, too."""
+        jwk, _ = _made_up(f"{self._name} {len(self.lineage) + 1}")
+        generate = OKPKey.generate_key
+        OKPKey.generate_key = lambda *_: jwk  # type: ignore[method-assign]
+        try:
+            return CastKey(self._name, super().succeeded(since, until).lineage)
+        finally:
+            OKPKey.generate_key = generate  # type: ignore[method-assign]
+
     def sign_bytes(self, data: bytes) -> bytes:
         """A bare signature, to make tokens that no honest actor would make."""
         return self._secret.sign(data)
@@ -67,7 +80,12 @@ def _base64url(raw: bytes) -> bytes:
 
 @cache
 def key_of(name: str) -> CastKey:
-    """The key of this member of the cast: the same in every run."""
+    """The first key of this member of the cast: the same in every run."""
+    return CastKey(name)
+
+
+@cache
+def _made_up(name: str) -> tuple[OKPKey, Ed25519PrivateKey]:
     seed = f"simulated {name}".encode().ljust(32, b".")[:32]
     secret = Ed25519PrivateKey.from_private_bytes(seed)
     x = secret.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -77,7 +95,7 @@ def key_of(name: str) -> CastKey:
         "d": _base64url(seed).decode(),
         "x": _base64url(x).decode(),
     }
-    return CastKey(OKPKey.import_key(jwk), secret)
+    return OKPKey.import_key(jwk), secret
 
 
 def payload_of(token: str) -> bytes | None:

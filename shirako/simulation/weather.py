@@ -82,6 +82,14 @@ class Weather:
                 seat.shared = True
                 for _ in range(3):
                     loop.after(how.uniform(MINUTE, seconds), seat.take_over, how)
+            how = self._strike("key_replaced", seat.name)
+            if how is not None:
+                replace = self._world.locksmith.replace
+                for _ in range(how.choice((1, 1, 2, 3))):
+                    loop.after(how.uniform(MINUTE, seconds), replace, seat, how)
+            how = self._strike("restored", seat.name)
+            if how is not None:
+                self._world.restorer.lose_later(seat, how, seconds)
             if seat.part == "site":
                 how = self._strike("backlog", seat.name)
                 if how is not None:

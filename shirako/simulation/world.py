@@ -28,15 +28,16 @@ from shirako.simulation.disk import Disk
 from shirako.simulation.drivers import DirectoryDriver, GuestSideDriver, NodeDriver
 from shirako.simulation.facts import Facts
 from shirako.simulation.faults import Faults, Injection, Injector
+from shirako.simulation.locksmith import Locksmith
 from shirako.simulation.loop import Life, VirtualLoop
 from shirako.simulation.network import Network
 from shirako.simulation.nodes import Directory, Node
 from shirako.simulation.people import Guest, wishes_of
 from shirako.simulation.records import Key, SiteRecord
+from shirako.simulation.restorations import Restorer
 from shirako.simulation.seats import SKEW, Down, LeaseOf, Seat, Setting
 from shirako.simulation.signatures import key_of
 from shirako.simulation.weather import Weather
-from shirako.trust import me_of
 from shirako_policies.first_come import FirstCome
 from shirako_policies.first_fit import FirstFit
 from shirako_policies.renew import Renew
@@ -115,10 +116,12 @@ class World:
         self.forgets = source.random() < 0.2
         """The run goes on until what is over is forgotten."""
         self.persons = self._persons()
+        self.restorer = Restorer(self)
         self.admins = [
             Admin(
                 site,
                 self.nodes,
+                self.restorer,
                 self.facts,
                 stream(seed, f"admin {site.name}"),
                 stream(seed, f"plans {site.name}"),
@@ -128,6 +131,7 @@ class World:
         ]
         for seat in self.seats.values():
             self._equip(seat, source)
+        self.locksmith = Locksmith(self)
         self.weather = Weather(self)
 
     @property
@@ -218,7 +222,7 @@ class World:
             seat.begin = lambda actor: Probing(actor, intervals).start()
 
     def _setting(self, seat: Seat) -> Callable[[LeaseOf, Life], Setting]:
-        me = me_of(seat.key, seat.party, SKEW)
+        """How each incarnation of an actor begins, with the key that is its own by then."""
         sites, brokers = _parties(self.sites), _parties(self.brokers)
         if seat.part == "broker":
             below = self.brokers[1:] if self.tiers else []
@@ -226,22 +230,27 @@ class World:
                 sites = _parties(self.brokers[:1])
                 below = []
             guests = _parties([*self.guests, *below])
-            opened: Callable[[], Broker] = partial(Broker, me, sites, guests, FirstCome())
             if self.cheats.get(seat.name) in ("oversells", "both"):
                 source = stream(self.seed, f"cheat {seat.name}")
-                opened = partial(CheatingBroker, me, sites, guests, Greedy(), source)
-            return lambda _lease_of, _life: (opened, NoPerformer())
+                return lambda _lease_of, _life: (
+                    partial(CheatingBroker, seat.me(), sites, guests, Greedy(), source),
+                    NoPerformer(),
+                )
+            return lambda _lease_of, _life: (
+                partial(Broker, seat.me(), sites, guests, FirstCome()),
+                NoPerformer(),
+            )
         if seat.part == "guest":
             joins = self.joins[seat.name]
             drivers = [GuestSideDriver(self.nodes, seat.name)] if joins else []
             return lambda lease_of, _life: (
-                partial(ServiceManager, me, brokers, Renew(), joins=joins),
+                partial(ServiceManager, seat.me(), brokers, Renew(), joins=joins),
                 GuestPerformer(drivers, GUEST_TIMEOUT, lease_of),
             )
-        return partial(self._site_setting, seat, me, brokers)
+        return partial(self._site_setting, seat, brokers)
 
     def _site_setting(
-        self, seat: Seat, me: Any, brokers: dict[str, Party], lease_of: LeaseOf, _life: Life
+        self, seat: Seat, brokers: dict[str, Party], lease_of: LeaseOf, _life: Life
     ) -> Setting:
         pools = self.pools[seat.name]
         names = self.facts.names
@@ -259,7 +268,8 @@ class World:
             for kind, units in pools.items()
         }
         policies: dict[str, Assignment] = {kind: FirstFit() for kind in pools}
-        return partial(Authority, me, brokers, pools, policies), SitePerformer(performed, lease_of)
+        opened = partial(Authority, seat.me(), brokers, pools, policies)
+        return opened, SitePerformer(performed, lease_of)
 
     def _injected(self, injection: Injection) -> None:
         self.facts.note("FAULT", injection.name)
@@ -288,6 +298,7 @@ class World:
         self.facts.healed()
         for left in iter(self._seconds_left, 0.0):
             await asyncio.sleep(left)
+        tasks += self.restorer.operators
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

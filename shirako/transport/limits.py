@@ -17,10 +17,15 @@ peers count on it.
 | requests under way | one a connection | waits |
 | things that wait for an actor's turn | `actors.actor.QUEUE_MAX` | 503 |
 | event streams in all, and with one token | `Limits.streams`, `streams_a_token` | 503, 429 |
-| leases that an actor keeps | `actors.role.RECORDS_MAX` | 503 |
+| leases that an actor keeps | `actors.room.RECORDS_MAX` | 503 |
+| live leases of one guest, at a broker or a site | `Limits.leases_a_guest` | `overloaded` |
+| half of the leases that an actor keeps | shared out: `actors.room` | `overloaded` |
+| a delegation that is over | `actors.role.TOMBSTONE_TICKS` | forgotten when no lease needs it |
+| proofs looked for in one tick | `actors.authority.SEARCHES_MAX` | refused without a proof |
 | tokens | `api.tokens.TOKENS_MAX` | refused by `shirako token` |
 
-429 and 503 carry `Retry-After`. Each refusal is counted in the actor's `/status`, as `refused.*`.
+429 and 503 carry `Retry-After`; `overloaded` is said of a message, and its sender tries again.
+Each refusal is counted in the actor's `/status`, as `refused.*`.
 Whatever is answered 408, 413 or 429 was not begun.
 """
 
@@ -33,6 +38,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 CONNECTIONS_MAX = 2048
+LEASES_A_GUEST = 10_000
 NAMES_REMEMBERED = 10_000
 
 
@@ -73,6 +79,8 @@ class Limits:
     """Of events, open at once at one actor ..."""
     streams_a_token: int = 100
     """... and of these with one token."""
+    leases_a_guest: int = LEASES_A_GUEST
+    """That live at the same time, of one guest at one broker or site."""
 
 
 class Full(Exception):

@@ -1,21 +1,22 @@
 """The audit record of an actor: the log in its ledger, a hash chain with one link a commit.
 
 A ledger may be in use: it is opened for reading alone, and read as of one moment. That the chain
-holds in itself says that nobody changed an entry and left the rest alone. Who can write the file
+holds in itself says that nobody changed an entry and left the rest alone. Who can write the ledger
 can write the whole chain anew; against that help the balance that each commit leaves beside the
-log, the mark of the last commit that was acknowledged, and most of all a head that was noted
-earlier, somewhere else: the record has to go on from there.
+log, the mark of the last commit that was acknowledged (beside a file; a server has none), and most
+of all a head that was noted earlier, somewhere else: the record has to go on from there.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from msgspec import MsgspecError, Struct
 
 from shirako.ledger import LedgerError, Link, decode_entries, verify_links
+from shirako.ledger.copying import reading
 from shirako.ledger.inspection import UNREADABLE, read_links
 from shirako.ledger.mark import mark_path, read_mark
 from shirako.ledger.schema import read_balance
@@ -61,9 +62,38 @@ def read_audit(path: Path, noted: str = "") -> Audit:
             db.close()
     except UNREADABLE as error:
         raise Unreadable(f"{path} is no ledger that can be read: {error}") from None
-    if noted and not found.noted:
-        raise Refuted("audit record", f"no commit has the hash {noted}: what was noted is not here")
     return found.told()
+
+
+def read_audit_on_server(url: str, actor: str, noted: str = "") -> Audit:
+    """The same of the ledger of `actor` in the PostgreSQL database of a URL.
+
+    It is read in one transaction that may only read, without the ledger's lock: an actor that goes
+    on to commit is not in the way, and does not notice. What is raised names no password.
+    """
+    found = _Counted(noted)
+    try:
+        with reading(url, actor) as source:
+            try:
+                verify_links(found.counting(_typed(source.links)))
+                _check_left(found, source.total.links, source.total.head)
+            except LedgerError as error:
+                raise Refuted("audit record", str(error)) from None
+    except LedgerError as error:
+        raise Unreadable(str(error)) from None
+    except (MsgspecError, ValueError, TypeError):  # `reading` looks into the last one for its tick
+        raise Refuted(
+            "audit record", "the log was changed: its last commit has no entries"
+        ) from None
+    return found.told()
+
+
+def _typed(links: Iterable[Link]) -> Iterator[Link]:
+    """Held to the types that the tables promise: who owns them can alter them."""
+    for link in links:
+        if [type(part) for part in link] != [int, bytes, str]:
+            raise LedgerError(f"the log was changed: entry {link.number} is of another type")
+        yield link
 
 
 def _check_end(db: sqlite3.Connection, found: _Counted, marked: int) -> None:
@@ -72,16 +102,21 @@ def _check_end(db: sqlite3.Connection, found: _Counted, marked: int) -> None:
     if version < _BALANCED_SINCE:
         return
     balance = read_balance(db)
-    if (balance.links, balance.head) != (found.commits, found.head):
-        raise LedgerError(
-            f"the log was changed: it ends with commit {found.commits}, hash "
-            f"{found.head or 'none'}, but the last commit left {balance.links} of them, hash "
-            f"{balance.head or 'none'}"
-        )
+    _check_left(found, balance.links, balance.head)
     if balance.commits < marked:
         raise LedgerError(
             f"the log was cut: the ledger ends with its commit {balance.commits}, but commit "
             f"{marked} was acknowledged"
+        )
+
+
+def _check_left(found: _Counted, links: int, head: str) -> None:
+    """Hold the end of the log to what the last commit says of it; raises `LedgerError`."""
+    if (links, head) != (found.commits, found.head):
+        raise LedgerError(
+            f"the log was changed: it ends with commit {found.commits}, hash "
+            f"{found.head or 'none'}, but the last commit left {links} of them, hash "
+            f"{head or 'none'}"
         )
 
 
@@ -110,4 +145,9 @@ class _Counted:
             self.entries += len(entries)
 
     def told(self) -> Audit:
+        """All of it; raises `Refuted` when what was noted was not seen."""
+        if self._asked and not self.noted:
+            raise Refuted(
+                "audit record", f"no commit has the hash {self._asked}: what was noted is not here"
+            )
         return Audit(self.commits, self.entries, self.first, self.last, self.head, self.noted)

@@ -2,14 +2,15 @@
 
 What is read is one token, one chain (a list of tokens), one ticket (a list of chains), or an object
 with any of the members in `MEMBERS`; other members are ignored, so that the answer of an API or a
-`Failed` message can be verified as it came.
+`Failed` message can be verified as it came. A list of objects is read one by one: none of them
+vouches for another.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +26,8 @@ from shirako.core.claims import (
     check_chain,
 )
 from shirako.core.conflict import Conflict, Verdict, judge
+from shirako.core.lineage import Disowned, Lineage, Succession, check_statement
+from shirako.lineage import SUCCESSION_TYPE
 from shirako.transport.envelope import (
     Acknowledgement,
     Opened,
@@ -43,12 +46,16 @@ from shirako.trust import (
     Untrusted,
     Verifier,
     header,
+    lineage_in,
+    lineage_of,
     unverified,
 )
 from shirako.verifying import Refuted, Unreadable
 
 MEMBERS = ("ticket", "conflict", "lease", "receipt", "revocation", "envelope", "acknowledgement")
 """In the order in which they are verified: what vouches for a site's key comes first."""
+
+T = TypeVar("T")
 
 
 class TicketHolds(Struct, frozen=True):
@@ -87,6 +94,30 @@ class EnvelopeHolds(Struct, frozen=True):
     """The sender's key is one that was given; otherwise it is the one that the envelope shows."""
 
 
+class SuccessionHolds(Struct, frozen=True):
+    """Which key follows the one that signed it."""
+
+    identity: str
+    """Thumbprint of the actor's first key: who it is."""
+    succession: Succession
+    kid: str
+    """Thumbprint of the key that follows."""
+    trusted: bool
+    """The actor's first key is one that was given; otherwise it is the one that the token shows."""
+
+
+class KeyReplaced(Struct, frozen=True):
+    """What was just told is signed with a key that was replaced since, says a lineage given."""
+
+    what: str
+    signer: str
+    """Thumbprint of the signer's first key."""
+    number: int
+    """Of the key that signed: 0 is the first."""
+    successor: Succession
+    """The one that names the next."""
+
+
 Fact = (
     TicketHolds
     | ConflictHolds
@@ -95,7 +126,11 @@ Fact = (
     | Revocation
     | EnvelopeHolds
     | Acknowledgement
+    | SuccessionHolds
+    | KeyReplaced
 )
+
+_NONE: Mapping[str, Lineage] = {}
 
 
 def parse(text: str) -> Any:
@@ -118,21 +153,42 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def verify(told: Any, trusted: Mapping[str, PublicKey]) -> Iterator[Fact]:
+def verify(
+    told: Any, trusted: Mapping[str, PublicKey], lineages: Mapping[str, Lineage] = _NONE
+) -> Iterator[Fact]:
     """What was told, each fact once it is verified; raises `Refuted` or `Unreadable`.
 
     `trusted`: the sites' keys that are believed, by thumbprint; empty: whatever key a ticket or
-    proof states for its site is told, and for the reader to compare.
+    proof states for its site is told, and for the reader to compare. `lineages`: which keys have
+    followed some of them, as far as their reader knows.
     """
-    return _Reader(trusted).read(told)
+    verifier = Verifier()
+    match told:
+        case [dict(), *_]:
+            for number, one in enumerate(told, 1):
+                place = f"statement {number}"
+                try:
+                    yield from _Reader(verifier, trusted, lineages).read(one)
+                except Refuted as error:
+                    raise Refuted(_joined(place, error.where), error.why) from None
+                except Unreadable as error:
+                    raise Unreadable(f"{place}: {error}") from None
+        case _:
+            yield from _Reader(verifier, trusted, lineages).read(told)
 
 
 class _Reader:
     """Verifies one thing after the other; a ticket vouches for the key of its site."""
 
-    def __init__(self, trusted: Mapping[str, PublicKey]) -> None:
-        self._verifier = Verifier()
+    def __init__(
+        self,
+        verifier: Verifier,
+        trusted: Mapping[str, PublicKey],
+        lineages: Mapping[str, Lineage],
+    ) -> None:
+        self._verifier = verifier
         self._trusted = trusted
+        self._lineages = lineages
         self._sites = dict(trusted)
         self._leaves: tuple[Claim, ...] = ()
         """The last claims of the ticket that was read, if one was."""
@@ -141,13 +197,15 @@ class _Reader:
     def read(self, told: Any) -> Iterator[Fact]:
         match told:
             case str():
-                yield self._token(told, "")
+                yield from self._token(told, "")
             case [str(), *_]:
-                yield self._ticket([told], "")
+                yield from self._ticket([told], "")
             case [list(), *_]:
-                yield self._ticket(told, "")
+                yield from self._ticket(told, "")
             case dict():
                 yield from self._members(told)
+            case []:
+                raise Unreadable("the list is empty: there is nothing to verify")
             case _:
                 raise Unreadable(f"it is none of a token, a chain, a ticket, or {_either(MEMBERS)}")
 
@@ -158,19 +216,19 @@ class _Reader:
         for name in found:
             match name, told[name]:
                 case "ticket", [str(), *_] as chain:
-                    yield self._ticket([chain], name)
+                    yield from self._ticket([chain], name)
                 case "ticket", value:
-                    yield self._ticket(value, name)
+                    yield from self._ticket(value, name)
                 case "conflict", value:
-                    yield self._conflict(value)
+                    yield from self._conflict(value)
                 case _, str() as token:
-                    yield self._token(token, name)
+                    yield from self._token(token, name)
                 case _:
                     raise Unreadable(f"{name}: a token is due")
 
     # Tickets ----------------------------------------------------------------------------------
 
-    def _ticket(self, told: Any, where: str) -> TicketHolds:
+    def _ticket(self, told: Any, where: str) -> Iterator[Fact]:
         ticket = _converted(told, Ticket, where)
         if len(ticket) > CHAINS_MAX:
             raise Refuted(where, f"a ticket has at most {CHAINS_MAX} chains, not {len(ticket)}")
@@ -188,7 +246,9 @@ class _Reader:
         self._leaves = tuple(claims[-1] for claims in chains)
         self._roots = tuple(claims[0] for claims in chains)
         _check_different(self._leaves, where)
-        return TicketHolds(tuple(chains), trusted)
+        replaced = self._replaced_below(chains, where)
+        yield TicketHolds(tuple(chains), trusted)
+        yield from replaced
 
     def _vouch(self, root: Claim) -> bool:
         """Take the site's key from its root claim; whether it is one that was given."""
@@ -200,17 +260,70 @@ class _Reader:
         self._sites.setdefault(site.kid, self._verifier.key(site.x))
         return site.kid in self._trusted
 
-    def _conflict(self, told: Any) -> ConflictHolds:
+    def _conflict(self, told: Any) -> Iterator[Fact]:
         conflict = _converted(told, Conflict, "conflict")
         with _Proving("conflict"):
             verdict = judge(conflict, self._verifier.chain)
-            root = self._verifier.chain(conflict.parent)[0]
-            trusted = self._vouch(root)
-        return ConflictHolds(verdict, conflict.instant, root.issuer, trusted)
+            parents = self._verifier.chain(conflict.parent)
+            trusted = self._vouch(parents[0])
+        replaced = self._replaced_below([parents, verdict.children], "conflict")
+        yield ConflictHolds(verdict, conflict.instant, parents[0].issuer, trusted)
+        yield from replaced
+
+    # Keys -------------------------------------------------------------------------------------
+
+    def _replaced_below(
+        self, chains: Iterable[tuple[Claim, ...]], where: str
+    ) -> tuple[KeyReplaced, ...]:
+        """Of claims, each told once."""
+        claims = {claim.digest: claim for chain in chains for claim in chain}.values()
+        found = (
+            self._replaced(f"claim {claim.jti}", claim.issuer, claim.lineage, where)
+            for claim in claims
+        )
+        return tuple(one for some in found for one in some)
+
+    def _replaced(
+        self, what: str, signer: str, shown: tuple[str, ...], where: str, tick: int = 0
+    ) -> tuple[KeyReplaced, ...]:
+        """Whether the lineage given of the signer knows a later key than the one that signed.
+
+        `shown`: the lineage that leads to that one. `tick`: when it says that it was signed, if it
+        does. Raises `Refuted` when the key was not, or no more, the signer's.
+        """
+        known = self._lineages.get(signer)
+        if known is None:
+            return ()
+        try:
+            check_statement(known, shown, tick)
+        except Disowned as error:
+            raise Refuted(where, f"{what}: {error}") from None
+        if len(shown) >= len(known.tokens):
+            return ()
+        return (KeyReplaced(what, signer, len(shown), known.successions[len(shown)]),)
+
+    def _succession(self, token: str, where: str) -> Iterator[Fact]:
+        stated = _peeked(token, where, _NumberedStep)
+        if self._trusted and stated.iss not in self._trusted:
+            raise Refuted(where, f"it is of {stated.iss!r}, which is none that you trust")
+        known = self._lineages.get(stated.iss)
+        before = known.tokens[: max(stated.number - 1, 0)] if known else ()
+        if len(before) < stated.number - 1:
+            raise Unreadable(
+                f"succession {stated.number} is signed by the key before it: give the public key "
+                f"of {stated.iss!r} with --key, as it is since then"
+            )
+        with _Proving(where):
+            lineage = lineage_in((*before, token))
+            kid = self._verifier.key(lineage.key).kid
+        # only for its fork: that the key which signed it was replaced is what it says
+        self._replaced("succession", lineage.identity, lineage.tokens, where)
+        trusted = lineage.identity in self._trusted
+        yield SuccessionHolds(lineage.identity, lineage.successions[-1], kid, trusted)
 
     # Tokens -----------------------------------------------------------------------------------
 
-    def _token(self, token: str, where: str) -> Fact:
+    def _token(self, token: str, where: str) -> Iterator[Fact]:
         try:
             stated = header(token)
         except Untrusted as error:
@@ -219,13 +332,14 @@ class _Reader:
         due = _TYPES.get(where, typ)
         if typ != due:
             raise Refuted(where, f"a {typ!r} where a {due!r} is due")
-        readers: dict[str, Callable[[str, str], Fact]] = {
+        readers: dict[str, Callable[[str, str], Iterator[Fact]]] = {
             CLAIM_TYPE: lambda token, where: self._ticket([[token]], where),
             LEASE_TYPE: self._lease,
             RECEIPT_TYPE: self._receipt,
             REVOCATION_TYPE: self._revocation,
             ENVELOPE_TYPE: self._envelope,
             ACKNOWLEDGEMENT_TYPE: self._acknowledgement,
+            SUCCESSION_TYPE: self._succession,
         }
         if not isinstance(typ, str) or typ not in readers:
             raise Unreadable(f"a {typ!r} is nothing that can be verified here")
@@ -241,7 +355,7 @@ class _Reader:
             raise Refuted(where, f"it is signed by {kid!r}, which is not the site")
         raise Unreadable("give the public key of the site with --key, or the ticket beside it")
 
-    def _lease(self, token: str, where: str) -> Lease:
+    def _lease(self, token: str, where: str) -> Iterator[Fact]:
         issuer = self._issuer(token, where)
         with _Proving(where):
             lease = self._verifier.lease(token, issuer)
@@ -255,15 +369,25 @@ class _Reader:
                 raise Refuted(where, "its term is not within the ticket's")
             if len(lease.units) > (most := _most_at_once(self._leaves)):
                 raise Refuted(where, f"it is on {len(lease.units)} units, the ticket on {most}")
-        return lease
+        replaced = self._replaced("lease", lease.issuer, lineage_of(token), where)
+        yield lease
+        yield from replaced
 
-    def _receipt(self, token: str, where: str) -> ReceiptHolds:
+    def _receipt(self, token: str, where: str) -> Iterator[Fact]:
         issuer = self._issuer(token, where)
         with _Proving(where):
             receipt = self._verifier.receipt(token, issuer)
         self._check_ours(receipt, where)
+        unseen = self._unseen(receipt, where)
+        shown = lineage_of(token)
+        replaced = self._replaced("receipt", receipt.issuer, shown, where, receipt.tick)
+        yield ReceiptHolds(receipt, unseen)
+        yield from replaced
+
+    def _unseen(self, receipt: Receipt, where: str) -> tuple[str, ...]:
+        """The claims that a receipt names and the ticket beside it does not show."""
         if not self._leaves:
-            return ReceiptHolds(receipt)
+            return ()
         shown = {leaf.jti for leaf in self._leaves}
         forgotten = sorted(shown.difference(receipt.claims))
         if forgotten and (receipt.final or len(forgotten) == len(shown)):
@@ -271,15 +395,18 @@ class _Reader:
         unseen = tuple(jti for jti in receipt.claims if jti not in shown)
         if not unseen and receipt.units_freed > (most := _most_at_once(self._leaves)):
             raise Refuted(where, f"it frees {receipt.units_freed} units, the ticket is on {most}")
-        return ReceiptHolds(receipt, unseen)
+        return unseen
 
-    def _revocation(self, token: str, where: str) -> Revocation:
+    def _revocation(self, token: str, where: str) -> Iterator[Fact]:
         issuer = self._issuer(token, where)
         with _Proving(where):
             revocation = self._verifier.revocation(token, issuer)
         if self._roots and revocation.digest not in {root.digest for root in self._roots}:
             raise Refuted(where, f"it revokes {revocation.claim!r}, no root claim of the ticket")
-        return revocation
+        shown = lineage_of(token)
+        replaced = self._replaced("revocation", revocation.issuer, shown, where, revocation.tick)
+        yield revocation
+        yield from replaced
 
     def _check_ours(self, statement: Lease | Receipt, where: str) -> None:
         """That a lease or receipt is the one of the ticket beside it."""
@@ -297,21 +424,28 @@ class _Reader:
 
     # Envelopes --------------------------------------------------------------------------------
 
-    def _envelope(self, token: str, where: str) -> EnvelopeHolds:
-        stated = _addressed(token, where)
+    def _envelope(self, token: str, where: str) -> Iterator[Fact]:
+        stated = _peeked(token, where, _Addressed)
         try:
             opened = open_envelope(token.encode(), stated.aud, stated.t, 0, self._sites)
         except Rejected as error:
             raise Refuted(where, str(error)) from None
-        return EnvelopeHolds(opened, stated.aud, opened.sender.kid in self._trusted)
+        sender, sent = opened.sender.kid, opened.sent_ms // 1000
+        replaced = self._replaced("envelope", sender, lineage_of(token), where, sent)
+        yield EnvelopeHolds(opened, stated.aud, sender in self._trusted)
+        yield from replaced
 
-    def _acknowledgement(self, token: str, where: str) -> Acknowledgement:
-        stated = _addressed(token, where)
+    def _acknowledgement(self, token: str, where: str) -> Iterator[Fact]:
+        stated = _peeked(token, where, _Addressed)
         peer = self._sites.get(stated.iss)
         if peer is None:
             raise Unreadable(f"give the public key of {stated.iss!r} with --key")
         with _Proving(where):
-            return read_acknowledgement(token.encode(), peer, stated.aud, stated.n)
+            answer = read_acknowledgement(token.encode(), peer, stated.aud, stated.n)
+        shown, sent = lineage_of(token), answer.t // 1000
+        replaced = self._replaced("acknowledgement", answer.iss, shown, where, sent)
+        yield answer
+        yield from replaced
 
 
 _TYPES = {
@@ -333,12 +467,19 @@ class _Addressed(Struct, frozen=True):
     t: int
 
 
-def _addressed(token: str, where: str) -> _Addressed:
-    """Not verified yet: to whom it says that it was sent is what it is then held to."""
+class _NumberedStep(Struct, frozen=True):
+    """What a succession states of itself."""
+
+    iss: str
+    number: int
+
+
+def _peeked(token: str, where: str, form: type[T]) -> T:
+    """Not verified yet: what it says of itself is what it is then held to."""
     try:
-        return msgspec.json.decode(unverified(token), type=_Addressed)
+        return msgspec.json.decode(unverified(token), type=form)
     except (Untrusted, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise Refuted(where, f"not an envelope: {error}") from None
+        raise Refuted(where, f"not what its type says: {error}") from None
 
 
 class _Proving:
@@ -356,8 +497,11 @@ class _Proving:
 
 
 def _place(where: str, number: int, count: int) -> str:
-    chain = f"chain {number}" if count > 1 else ""
-    return ", ".join(part for part in (where, chain) if part)
+    return _joined(where, f"chain {number}" if count > 1 else "")
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _disagreement(first: tuple[Claim, ...], chain: tuple[Claim, ...]) -> str:

@@ -64,10 +64,13 @@ class Cli:
             text=True,
         )
 
-    def __call__(self, *arguments: str, status: int = 0, **environment: str) -> str:
+    def __call__(
+        self, *arguments: str, status: int = 0, piped: str = "", **environment: str
+    ) -> str:
         """Standard output, or standard error where that is empty; never a traceback."""
         with contextlib.chdir(self.folder):
-            result = CliRunner().invoke(main, arguments, env={**self.environment, **environment})
+            environment = {**self.environment, **environment}
+            result = CliRunner().invoke(main, arguments, input=piped, env=environment)
         assert "Traceback" not in result.output
         assert result.exception is None or isinstance(result.exception, SystemExit)
         assert result.exit_code == status, (arguments, result.exit_code, result.output)

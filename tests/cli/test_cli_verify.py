@@ -78,7 +78,6 @@ def public_key(tmp_path: Path, key: PrivateKey = SITE) -> str:
 
 
 def proof() -> Any:
-
     return {"conflict": msgspec.to_builtins(sold_out(*SOLD))}
 
 
@@ -212,6 +211,16 @@ def test_a_ticket_vouches_for_what_comes_with_it_unless_other_keys_are_named(
     status, told = verify(tmp_path, Papers().told(), "--key", public_key(tmp_path, BROKER))
     assert (status, told["where"]) == (1, "ticket")
     assert told["statements"] == []
+
+
+def test_in_a_list_nothing_vouches_for_another(tmp_path: Path) -> None:
+    papers = Papers().told()
+    apart = [{"ticket": papers["ticket"]}, {"lease": papers["lease"]}]
+    status, told = verify(tmp_path, apart)
+    assert (status, told["statements"][0]["kind"]) == (2, "ticket")
+    assert told["problem"].startswith("statement 2: give the public key of the site")
+    assert verify(tmp_path, apart, "--key", public_key(tmp_path))[0] == 0
+    assert verify(tmp_path, [papers, papers])[0] == 0
 
 
 def test_what_was_verified_before_the_fault_is_told(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from shirako.core.claims import Claim, Lease, Party, Receipt, Revocation
 from shirako.core.delegation import Delegation
 from shirako.core.guest import GuestLease, GuestState
 from shirako.core.machine import Me
+from shirako.core.policy import Assignment
 from shirako.core.terms import Term
+from shirako.transport.limits import LEASES_A_GUEST
 from shirako.trust import PrivateKey
 from shirako_policies.first_come import FirstCome
 from shirako_policies.first_fit import FirstFit
@@ -88,15 +90,24 @@ def known(*names: str) -> dict[str, Party]:
 
 
 def open_site(
-    units: Sequence[str] = ("n1",), brokers: Sequence[str] = ("broker",), kind: str = TYPE
+    units: Sequence[str] = ("n1",),
+    brokers: Sequence[str] = ("broker",),
+    kind: str = TYPE,
+    leases_a_guest: int = LEASES_A_GUEST,
 ) -> Authority:
-    return Authority(me_of("site"), known(*brokers), {kind: tuple(units)}, {kind: FirstFit()})
+    near, pools = known(*brokers), {kind: tuple(units)}
+    policies: dict[str, Assignment] = {kind: FirstFit()}
+    return Authority(me_of("site"), near, pools, policies, leases_a_guest=leases_a_guest)
 
 
 def open_broker(
-    sites: Sequence[str] = ("site",), guests: Sequence[str] = ("guest",), name: str = "broker"
+    sites: Sequence[str] = ("site",),
+    guests: Sequence[str] = ("guest",),
+    name: str = "broker",
+    leases_a_guest: int = LEASES_A_GUEST,
 ) -> Broker:
-    return Broker(me_of(name), known(*sites), known(*guests), FirstCome())
+    suppliers, policy = known(*sites), FirstCome()
+    return Broker(me_of(name), suppliers, known(*guests), policy, leases_a_guest=leases_a_guest)
 
 
 def open_guest(name: str = "guest", *, joins: bool = False, lead: int = 2) -> ServiceManager:

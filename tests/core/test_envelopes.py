@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
 import msgspec
@@ -32,7 +30,8 @@ from shirako.trust import (
     PublicKey,
     Untrusted,
 )
-from tests.core.cast import key_of, sign_raw
+from tests.core.cast import key_of
+from tests.core.tokens import compact
 
 NOW_MS, SKEW_MS = 1_000_000, 30_000
 BROKER, GUEST, STRANGER = key_of("broker"), key_of("guest"), key_of("stranger")
@@ -86,7 +85,7 @@ def test_for_a_pinned_sender_the_pinned_key_counts_not_the_one_shown() -> None:
         "kid": GUEST.public.kid,
         "jwk": {"kty": "OKP", "crv": "Ed25519", "x": STRANGER.public.x},
     }
-    forged = compact(header, body, STRANGER)
+    forged = compact(STRANGER, header, body).encode()
     assert rejection(forged).kind == "signature"
     with pytest.raises(Rejected) as caught:
         opened(forged, {})
@@ -94,19 +93,9 @@ def test_for_a_pinned_sender_the_pinned_key_counts_not_the_one_shown() -> None:
     assert "not the one it names" in str(caught.value)
 
 
-def compact(header: dict[str, Any], body: object, key: PrivateKey) -> bytes:
-    def part(content: object) -> str:
-        raw = json.dumps(content).encode()
-        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-    signing = f"{part(header)}.{part(body)}"
-    signature = sign_raw(key, signing.encode())
-    return f"{signing}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}".encode()
-
-
 def test_an_unknown_key_that_is_not_shown() -> None:
     header = {"alg": "Ed25519", "typ": ENVELOPE_TYPE, "kid": STRANGER.public.kid}
-    found = rejection(compact(header, {}, STRANGER))
+    found = rejection(compact(STRANGER, header, {}).encode())
     assert (found.status, found.kind) == (401, "signature")
     assert "does not show it" in str(found)
 
@@ -256,7 +245,7 @@ header_values = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.te
     )
 )
 def test_any_header_is_rejected_and_nothing_else(header: dict[str, Any]) -> None:
-    assert rejection(compact(header, {}, STRANGER)).kind == "signature"
+    assert rejection(compact(STRANGER, header, {}).encode()).kind == "signature"
 
 
 def test_acknowledgements_are_signed_and_say_what_was_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,8 @@ from shirako.trust import (
     Untrusted,
     Verifier,
 )
-from tests.core.cast import TYPE, key_of, party_of, sign_raw
+from tests.core.cast import TYPE, key_of, party_of
+from tests.core.tokens import compact, content_of, text_of
 
 SITE, BROKER, GUEST = key_of("site"), key_of("broker"), key_of("guest")
 
@@ -82,28 +82,15 @@ RECEIPT = Receipt(
 )
 
 
-def raw(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def unraw(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
 def with_payload(token: str, **changes: Any) -> str:
     """The token with other content under the old signature."""
-    head, payload, signature = token.split(".")
-    content = {**json.loads(unraw(payload)), **changes}
-    return ".".join((head, raw(json.dumps(content).encode()), signature))
+    head, _, signature = token.split(".")
+    content = {**content_of(token), **changes}
+    return ".".join((head, text_of(json.dumps(content).encode()), signature))
 
 
 def signed(key: PrivateKey, typ: str, content: dict[str, Any]) -> str:
     return key.sign(typ, msgspec.json.encode(content))
-
-
-def content_of(token: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(unraw(token.split(".")[1]))
-    return content
 
 
 def test_a_chain_reads_back_as_it_was_signed() -> None:
@@ -184,12 +171,11 @@ def test_the_typ_is_checked_even_where_the_content_would_do() -> None:
 @pytest.mark.parametrize("alg", ["none", "EdDSA", "HS256", "ES256", "", None])
 def test_no_other_algorithm_is_taken(alg: str | None) -> None:
     """RFC 8725: the algorithm is ours to choose; `EdDSA` is deprecated by RFC 9864."""
-    head = raw(json.dumps({"alg": alg, "typ": LEASE_TYPE}).encode())
-    payload = raw(msgspec.json.encode(LEASE))
-    real = sign_raw(SITE, f"{head}.{payload}".encode())
-    for signature in ("", raw(real)):
+    token = compact(SITE, {"alg": alg, "typ": LEASE_TYPE}, msgspec.json.encode(LEASE))
+    unsigned = token.rpartition(".")[0] + "."
+    for forged in (unsigned, token):
         with pytest.raises(Untrusted):
-            SITE.public.verify(f"{head}.{payload}.{signature}", LEASE_TYPE)
+            SITE.public.verify(forged, LEASE_TYPE)
 
 
 def test_a_public_key_used_as_a_shared_secret_is_refused() -> None:
@@ -203,13 +189,10 @@ def test_a_public_key_used_as_a_shared_secret_is_refused() -> None:
 
 def test_an_unencoded_payload_is_refused() -> None:
     """RFC 7797's `b64: false` would let two readers see two payloads under one signature."""
-    head = raw(
-        json.dumps({"alg": "Ed25519", "typ": LEASE_TYPE, "b64": False, "crit": ["b64"]}).encode()
-    )
-    payload = raw(msgspec.json.encode(LEASE))
-    real = sign_raw(SITE, f"{head}.{payload}".encode())
+    header = {"alg": "Ed25519", "typ": LEASE_TYPE, "b64": False, "crit": ["b64"]}
+    token = compact(SITE, header, msgspec.json.encode(LEASE))
     with pytest.raises(Untrusted, match="extension of JWS"):
-        Verifier().lease(f"{head}.{payload}.{raw(real)}", SITE.public)
+        Verifier().lease(token, SITE.public)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +250,7 @@ def test_nonsense_is_untrusted_and_nothing_else(text: str) -> None:
     ],
 )
 def test_a_strange_header_is_untrusted_and_nothing_else(head: bytes) -> None:
-    token = f"{raw(head)}.{raw(b'{}')}.{raw(b'x' * 64)}"
+    token = f"{text_of(head)}.{text_of(b'{}')}.{text_of(b'x' * 64)}"
     with pytest.raises(Untrusted):
         SITE.public.verify(token, LEASE_TYPE)
     with pytest.raises(Untrusted):

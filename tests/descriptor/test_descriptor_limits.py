@@ -26,7 +26,7 @@ def test_each_limit_can_be_set(read: Read) -> None:
         text(
             '<limits connections="10" connections-an-address="3" header="2s" body="3s" send="4s" '
             'idle="30s" requests-a-second="0.5" burst="7" reading="2GiB" streams="8" '
-            'streams-a-token="9"/>'
+            'streams-a-token="9" leases-a-guest="200000"/>'
         )
     ).limits
     assert found == Limits(
@@ -41,6 +41,7 @@ def test_each_limit_can_be_set(read: Read) -> None:
         reading_bytes=2 * 1024**3,
         streams=8,
         streams_a_token=9,
+        leases_a_guest=200_000,
     )
     usual = Limits()
     assert all(getattr(found, one.name) != getattr(usual, one.name) for one in fields(Limits))

@@ -19,11 +19,16 @@ from shirako.ledger import (
 )
 from shirako.ledger.sqlite import SqliteLedger
 
-RECORDED = sorted(Path(__file__).parent.glob("version_*.sqlite.gz"))
+HERE = Path(__file__).parent
+FIRST = sorted(HERE.glob("version_*.sqlite.gz"))
 """A site's ledger of each version, with eight leases, four of them closed."""
+RECORDED = [*FIRST, *sorted(HERE.glob("version_*/site.sqlite.gz"))]
+"""Those, and those of `tests.ledger.record`."""
 
 
-@pytest.fixture(params=RECORDED, ids=lambda path: path.name.split(".")[0])
+@pytest.fixture(
+    params=RECORDED, ids=lambda path: str(path.relative_to(HERE)).removesuffix(".sqlite.gz")
+)
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     written = tmp_path / "site.sqlite"
     written.write_bytes(gzip.decompress(request.param.read_bytes()))
@@ -39,7 +44,7 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def test_each_version_was_recorded() -> None:
-    assert [path.name for path in RECORDED] == [
+    assert [path.name for path in FIRST] == [
         f"version_{number}.sqlite.gz" for number in range(1, SCHEMA_VERSION + 1)
     ]
 

@@ -185,8 +185,16 @@ REASONS: dict[str, tuple[str, ...]] = {
         ),
     ),
     "half a million leases are more than these worlds have": (
-        "Authority.newcomer: without `self.check_room()`",
-        "Broker.newcomer: without `self.check_room()`",
+        (
+            "Authority.newcomer: without `self.check_room(guest=sender.kid if isinstance(message,"
+            " messages.Redeem) else '')`"
+        ),
+        "Authority.newcomer: without `self.check_room(sponsor=claims[0][1].issuer)`",
+        "Broker.newcomer: without `self.check_room(guest=sender.kid, sponsor=sender.kid)`",
+        "Broker.newcomer: without `self.check_room(sponsor=sender.kid)`",
+    ),
+    "no world lasts until delegations are forgotten": (
+        "Authority.forget: without `self._resting.move(_ancestors(self.leases[key]), NOTHING)`",
     ),
     "one tick more or less: what is as old as the skew is refused with its envelope": (
         "Broker.newcomer: without `+ 1` in `now + 2 * self.me.skew + 1`",

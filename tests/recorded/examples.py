@@ -112,19 +112,19 @@ def conflict() -> Conflict:
     )
 
 
-def second_key() -> PrivateKey:
-    """The site's after it replaced its first key."""
-    fresh = key_of("the site's second key")._jwk
+def second_key(name: str = "site") -> PrivateKey:
+    """An actor's after it replaced its first key."""
+    first, fresh = key_of(name), key_of(f"the {name}'s second key")._jwk
     header: dict[str, Any] = {
         "alg": "Ed25519",
         "typ": SUCCESSION_TYPE,
-        "kid": SITE.public.kid,
-        "jwk": {"kty": "OKP", "crv": "Ed25519", "x": SITE.public.x},
+        "kid": first.public.kid,
+        "jwk": {"kty": "OKP", "crv": "Ed25519", "x": first.public.x},
     }
     x = str(fresh.as_dict(private=False)["x"])
-    payload = succession(SITE.public.kid, 1, x, NOW - 300, NOW + 300)
+    payload = succession(first.public.kid, 1, x, NOW - 300, NOW + 300)
     return PrivateKey(
-        fresh, (jws.serialize_compact(header, payload, SITE._jwk, registry=trust.REGISTRY),)
+        fresh, (jws.serialize_compact(header, payload, first._jwk, registry=trust.REGISTRY),)
     )
 
 

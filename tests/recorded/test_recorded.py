@@ -28,9 +28,10 @@ from shirako.transport.envelope import (
 )
 from shirako.trust import Untrusted
 from shirako.verifying.statements import verify
+from tests.core.tokens import compact, content_of, header_of
 from tests.recorded.conversations import OPEN, Player, read, states
 from tests.recorded.examples import PROBLEMS, examples
-from tests.verify.papers import BROKER, GUEST, NOW, RESELLER, SITE, compact, content_of, header_of
+from tests.verify.papers import BROKER, GUEST, NOW, RESELLER, SITE
 
 HERE = Path(__file__).parent
 VERSIONS = sorted(
@@ -40,8 +41,6 @@ VERSIONS = sorted(
 NEWEST = VERSIONS[-1]
 
 
-SUCCESSIONS = ("shirako-succession.jwt",)
-"""Read by who is to believe a later key, and by nobody else."""
 COMPOSED = ("ticket.json", "conflict.json", "lease_by_a_second_key")
 """Made of other tokens, or signed by another key than `kid` names."""
 
@@ -118,7 +117,7 @@ def test_members_that_are_not_known_are_ignored(path: Path) -> None:
 # Tokens -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", files("tokens", but=SUCCESSIONS))
+@pytest.mark.parametrize("path", files("tokens"))
 def test_tokens_hold(path: Path) -> None:
     text = path.read_text()
     told = json.loads(text) if path.suffix == ".json" else text
@@ -133,7 +132,7 @@ def test_successions_are_read(version: Path) -> None:
     assert (step.number, step.since, step.until) == (1, NOW - 300, NOW + 300)
 
 
-@pytest.mark.parametrize("path", files("tokens", but=(*SUCCESSIONS, *COMPOSED)))
+@pytest.mark.parametrize("path", files("tokens", but=COMPOSED))
 def test_members_of_tokens_that_are_not_known_are_ignored(path: Path) -> None:
     """A newer version may state more, at any depth; it signs that as well."""
     text = path.read_text()

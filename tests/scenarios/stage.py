@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from shirako.actors.authority import Authority
@@ -19,6 +20,7 @@ from shirako.core.machine import HandlerEnded, Key, Work, state_of
 from shirako.core.messages import Message, Offer
 from shirako.core.terms import Term
 from shirako.ledger.memory import MemoryLedger
+from shirako.transport.limits import LEASES_A_GUEST
 from tests.core.cast import (
     key_of,
     open_broker,
@@ -35,7 +37,15 @@ TURNS_MAX = 200
 class Stage:
     """The actors `guest`, `broker` and `site` (and further guests), and what they said so far."""
 
-    def __init__(self, units: Sequence[str] = ("n1",), guests: Sequence[str] = ("guest",)) -> None:
+    def __init__(
+        self,
+        units: Sequence[str] = ("n1",),
+        guests: Sequence[str] = ("guest",),
+        *,
+        leases_a_guest: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """`leases_a_guest`: how many may live at `site` and at `broker`, if not as usual."""
+        most = {"site": LEASES_A_GUEST, "broker": LEASES_A_GUEST, **leases_a_guest}
         self.now = 90
         self.trace: list[str] = []
         self.failing: dict[tuple[str, str], str] = {}
@@ -44,8 +54,8 @@ class Stage:
         self.copies: list[tuple[str, str, Message]] = []
         self._open: dict[str, Callable[[], Role[Any]]] = {
             **{name: lambda name=name: open_guest(name) for name in guests},  # type: ignore[misc]
-            "broker": lambda: open_broker(guests=guests),
-            "site": lambda: open_site(units),
+            "broker": lambda: open_broker(guests=guests, leases_a_guest=most["broker"]),
+            "site": lambda: open_site(units, leases_a_guest=most["site"]),
         }
         self.roles = {name: opened() for name, opened in self._open.items()}
         self.ledgers = {name: MemoryLedger() for name in self.roles}

@@ -357,7 +357,7 @@ async def test_streams(plain: Deployment, monkeypatch: pytest.MonkeyPatch) -> No
 async def test_leases_that_are_kept(plain: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     async with guest(plain, Limits()) as door, Client(plain.url("guest"), door.token) as client:
         wish = LeaseRequest(slice="blue", type="node", units=1, duration=3600)
-        monkeypatch.setattr("shirako.actors.role.RECORDS_MAX", 1)
+        monkeypatch.setattr("shirako.actors.room.RECORDS_MAX", 1)
         await client.request_lease(wish)
         client._attempts = 1
         with pytest.raises(Problem, match="too many leases are kept here") as refused:

@@ -30,12 +30,15 @@ def told(*args: str) -> dict[str, Any]:
 def test_json_has_what_programs_rely_on() -> None:
     summary = told("--faults", "--seeds", "4", "--jobs", "1")
     assert set(summary) == {
-        "seeds", "events", "lives", "faults", "violations", "digest", "seconds",
+        "seeds", "events", "lives", "faults", "seen", "violations", "digest", "seconds",
     }  # fmt: skip
     assert summary["seeds"] == 4
     assert summary["violations"] == []
     assert summary["events"] > summary["lives"] > 0
-    assert all(isinstance(count, int) and count > 0 for count in summary["faults"].values())
+    for counts in (summary["faults"], summary["seen"]):
+        assert counts
+        assert list(counts) == sorted(counts)
+        assert all(isinstance(count, int) and count > 0 for count in counts.values())
     assert len(summary["digest"]) == 64
 
 
@@ -50,6 +53,8 @@ def test_people_get_a_table_of_what_went_wrong() -> None:
     result = called("--faults", "--seeds", "3", "--jobs", "1")
     assert result.exit_code == 0, result.output
     assert "INJECTED" in result.stdout
+    assert "SEEN" in result.stdout
+    assert "receipt said again" in result.stdout
     assert "violations  none" in result.stdout
     assert "events" in result.stdout
 

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as changed
 
-from shirako.actors import authority, broker, convicting, performing, role
+from shirako.actors import authority, broker, convicting, performing, recovering, restored, role
 from shirako.actors.accounts import Accounts
 from shirako.actors.actor import Actor
 from shirako.actors.courier import Courier
 from shirako.actors.handling import Outcome
+from shirako.actors.lineages import Lineages
 from shirako.core import authority as site_machine
 from shirako.core import broker as broker_machine
 from shirako.core import guest as guest_machine
@@ -322,9 +323,56 @@ def proofs_that_are_not_looked_at(patch: Patch) -> None:
     patch.setattr(convicting, "judge", lambda *_: None)
 
 
+def retired_keys_speak(patch: Patch) -> None:
+    patch.setattr(Lineages, "check_speaker", lambda *_: None)
+
+
+def retired_keys_sign(patch: Patch) -> None:
+    patch.setattr(Lineages, "check_statement", lambda *_: None)
+
+
+def new_keys_are_not_noted(patch: Patch) -> None:
+    meet = Lineages.meet
+
+    def careless(self: Any, identity: str, shown: Any) -> Any:
+        meet(self, identity, shown)
+        return {}
+
+    patch.setattr(Lineages, "meet", careless)
+
+
+def new_keys_are_forgotten_at_a_start(patch: Patch) -> None:
+    patch.setattr(Lineages, "load", lambda *_: None)
+
+
+def what_a_retired_key_has_signed_is_worth_nothing(patch: Patch) -> None:
+    def strict(self: Any, identity: str, shown: Any, _now: int) -> None:
+        self.check_speaker(identity, shown)
+
+    patch.setattr(Lineages, "check_statement", strict)
+
+
+def nothing_is_held_after_a_restore(patch: Patch) -> None:
+    patch.setattr(role.Role, "held", property(lambda _: False))
+
+
+def numbers_of_before_a_restore_are_used_again(patch: Patch) -> None:
+    patch.setattr(restored, "renumbered", lambda _before, after, _numbers: dict(after))
+
+
+def resold_after_a_restore(patch: Patch) -> None:
+    patch.setattr(broker.Broker, "sold_until", lambda _: {})
+
+
+def units_are_not_looked_at_after_a_restore(patch: Patch) -> None:
+    patch.setattr(recovering, "_suspects", lambda *_: iter(()))
+
+
 CHEATED = replace(ALL_FAULTS, cheating=1.0, nonsense=1.0)
 ALONE = replace(ALL_FAULTS, guest_vanishes=1.0)
 PILED_UP = replace(ALL_FAULTS, backlog=1.0)
+RESTORED = replace(ALL_FAULTS, restored=1.0)
+REKEYED = replace(ALL_FAULTS, key_replaced=1.0)
 
 MUTANTS: dict[str, Mutant] = {
     "released before teardown": Mutant(released_before_teardown, ("EXCLUSIVE", "CLEAN")),
@@ -364,6 +412,25 @@ MUTANTS: dict[str, Mutant] = {
     "proofs without the receipts": Mutant(proofs_without_the_receipts, ("ROOTED",), faults=CHEATED),
     "proofs that are not looked at": Mutant(
         proofs_that_are_not_looked_at, ("ROOTED",), faults=CHEATED
+    ),
+    "nothing is held after a restore": Mutant(
+        nothing_is_held_after_a_restore, ("CLEAN", "EXCLUSIVE"), faults=RESTORED
+    ),
+    "numbers of before a restore are used again": Mutant(
+        numbers_of_before_a_restore_are_used_again, ("DURABLE",), faults=RESTORED
+    ),
+    "resold after a restore": Mutant(resold_after_a_restore, ("CONSERVE",), 40, RESTORED),
+    "units are not looked at after a restore": Mutant(
+        units_are_not_looked_at_after_a_restore, ("CLEAN", "EXCLUSIVE"), faults=RESTORED
+    ),
+    "retired keys speak": Mutant(retired_keys_speak, ("ROOTED",), faults=REKEYED),
+    "retired keys sign": Mutant(retired_keys_sign, ("ROOTED",), faults=REKEYED),
+    "new keys are not noted": Mutant(new_keys_are_not_noted, ("ROOTED",), faults=REKEYED),
+    "new keys are forgotten at a start": Mutant(
+        new_keys_are_forgotten_at_a_start, ("ROOTED",), faults=REKEYED
+    ),
+    "what a retired key has signed is worth nothing": Mutant(
+        what_a_retired_key_has_signed_is_worth_nothing, ("ROOTED",), 40, faults=REKEYED
     ),
 }
 

@@ -8,6 +8,7 @@ from shirako import trust
 from shirako.core.claims import Chain, Ticket
 from shirako.core.terms import Term
 from tests.core.cast import key_of, party_of
+from tests.core.tokens import compact, content_of, header_of
 from tests.verify.kit import forged_ticket
 from tests.verify.papers import (
     BROKER,
@@ -20,9 +21,6 @@ from tests.verify.papers import (
     TERM,
     WHOLE,
     below,
-    compact,
-    content_of,
-    header_of,
     middle,
     own_root,
     root_token,

@@ -17,6 +17,8 @@ from shirako.core.terms import Term
 from shirako.transport.envelope import Refusal, acknowledge, seal
 from shirako.trust import LEASE_TYPE, RECEIPT_TYPE, REVOCATION_TYPE
 from tests.core.cast import key_of
+from tests.core.tokens import bytes_of, compact, content_of, header_of, text_of
+from tests.recorded.examples import second_key
 from tests.verify.kit import UNREADABLE, forged
 from tests.verify.papers import (
     BROKER,
@@ -32,16 +34,11 @@ from tests.verify.papers import (
     TERM,
     UNITS,
     Papers,
-    bytes_of,
-    compact,
-    content_of,
-    header_of,
     middle,
     own_root,
     revocation,
     root_token,
     sold_out,
-    text_of,
     ticket,
 )
 
@@ -398,6 +395,44 @@ def acknowledgement_by_somebody_else() -> Any:
     content = {**content_of(token), "iss": SITE.public.kid}
     header = {**header_of(token), "kid": SITE.public.kid}
     return {"acknowledgement": compact(STRANGER, header, content)}
+
+
+# Successions of keys ------------------------------------------------------------------------------
+
+
+@forged("none that you trust")
+def succession_of_a_stranger() -> str:
+    return second_key("stranger").lineage[0]
+
+
+@forged("not signed by the key before it")
+def succession_with_one_bit_changed() -> str:
+    return tampered(second_key().lineage[0])
+
+
+@forged("not signed by the key before it")
+def succession_that_names_the_site_and_shows_its_key() -> str:
+    token = second_key().lineage[0]
+    return compact(STRANGER, header_of(token), content_of(token))
+
+
+@forged("succession 2 is signed by the key before it", status=UNREADABLE)
+def succession_without_the_one_before_it() -> str:
+    token = second_key().lineage[0]
+    return compact(SITE, header_of(token), {**content_of(token), "number": 2})
+
+
+# Lists --------------------------------------------------------------------------------------------
+
+
+@forged("statement 2, conflict", "no conflict: 10 units were sold of the 10")
+def list_with_a_conflict_that_is_none() -> Any:
+    return [proof(sold_out(*SOLD)), conflict_between_claims_that_fit()]
+
+
+@forged("statement 2: it has nothing to verify", status=UNREADABLE)
+def list_with_an_empty_object() -> Any:
+    return [proof(sold_out(*SOLD)), {}]
 
 
 # Files --------------------------------------------------------------------------------------------

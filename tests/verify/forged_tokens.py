@@ -14,6 +14,7 @@ from joserfc.jwk import OctKey
 from shirako import trust
 from shirako.core.claims import Chain
 from shirako.trust import CLAIM_TYPE, ENVELOPE_TYPE, RECEIPT_TYPE, PrivateKey
+from tests.core.tokens import bytes_of, compact, content_of, header_of, signed, text_of
 from tests.verify.kit import forged_ticket
 from tests.verify.papers import (
     BROKER,
@@ -21,13 +22,7 @@ from tests.verify.papers import (
     RESELLER,
     SITE,
     STRANGER,
-    bytes_of,
-    compact,
-    content_of,
-    header_of,
     middle,
-    signed,
-    text_of,
     ticket,
 )
 
@@ -202,7 +197,7 @@ def typ_with_a_prefix() -> Chain:
     return with_header(typ=f"application/{CLAIM_TYPE}")
 
 
-@forged_ticket("untrusted", IT, BROKEN)
+@forged_ticket("untrusted", IT, "asks for an extension of JWS")
 def crit_header_unknown() -> Chain:
     return with_header(crit=["urgency"], urgency="high")
 
@@ -210,6 +205,22 @@ def crit_header_unknown() -> Chain:
 @forged_ticket("untrusted", IT, "asks for an extension of JWS")
 def crit_header_empty() -> Chain:
     return with_header(crit=[])
+
+
+@forged_ticket("untrusted", IT, "asks for an extension of JWS")
+def crit_header_is_a_number() -> Chain:
+    return with_header(crit=5)
+
+
+@forged_ticket("untrusted", IT, "asks for an extension of JWS")
+def crit_header_lists_lists() -> Chain:
+    return with_header(crit=[[]])
+
+
+@forged_ticket("untrusted", IT, "asks for an extension of JWS")
+def crit_header_null() -> Chain:
+    header = {**header_of(leaf()), "crit": None}
+    return with_leaf(compact(RESELLER, header, content_of(leaf())))
 
 
 @forged_ticket("untrusted", IT, "asks for an extension of JWS")

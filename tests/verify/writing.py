@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from shirako import trust
 from shirako.transport.envelope import acknowledge, seal
 from tests.core.cast import key_of
+from tests.recorded.examples import second_key
 from tests.verify import forged_claims, forged_papers, forged_tokens, spoiled_audits
 from tests.verify.kit import AUDITS, BAD, PAPERS, TICKETS
 from tests.verify.papers import (
@@ -63,6 +64,8 @@ def genuine() -> dict[str, Any]:
         "papers_with_a_revocation": Papers().told(revocation=revoked),
         "revocation": revoked,
         "conflict": proofs,
+        "conflicts": [proofs, proofs],
+        "succession": second_key().lineage[0],
         "envelope": {"envelope": envelope, "acknowledgement": answer},
     }
 

@@ -19,6 +19,7 @@ from shirako.simulation.checks.durable import Durable
 from shirako.simulation.checks.ends import Ends
 from shirako.simulation.checks.exclusive import Exclusive
 from shirako.simulation.checks.isolated import Isolated
+from shirako.simulation.checks.keys import Keys
 from shirako.simulation.checks.rooted import Rooted
 from shirako.simulation.checks.withdrawn import Withdrawn
 from shirako.simulation.facts import Observer
@@ -34,6 +35,7 @@ def all_checks(world: World) -> list[Observer]:
         Conserve(world),
         Rooted(world),
         Conflicts(world),
+        Keys(world),
         Withdrawn(world),
         Ends(world),
         Clean(world),

@@ -9,8 +9,15 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from shirako.simulation.checks.check import Check
-from shirako.simulation.facts import Commit
-from shirako.simulation.records import BrokerRecord, GuestRecord, Key, SiteRecord, read_receipt
+from shirako.simulation.facts import Commit, Posted
+from shirako.simulation.records import (
+    BrokerRecord,
+    GuestRecord,
+    Key,
+    RefusalRecord,
+    SiteRecord,
+    read_receipt,
+)
 from shirako.simulation.seats import SKEW, Seat
 from shirako.simulation.signatures import payload_of
 
@@ -24,6 +31,8 @@ class Agreement(Check):
         super().__init__(world)
         self._changed: dict[Key, float] = {}
         """When anybody last committed something of a lease."""
+        self._expired: set[Key] = set()
+        """Leases whose ticket their site did not even take back: its key was replaced."""
 
     def committed(self, commit: Commit) -> None:
         """A guest never calls a lease closed because the site does not answer."""
@@ -33,8 +42,17 @@ class Agreement(Check):
                 continue
             if new.receipt or (old is not None and old.final):
                 continue
+            if key in self._expired or self._forgotten_by(key, "site", "guest"):
+                continue
             if commit.tick < new.term.end - SKEW:
                 self.violated(key, f"the guest says {new.state}, and has no receipt")
+
+    def acknowledged(self, posted: Posted, refused: dict[int, RefusalRecord]) -> None:
+        """What is not believed any more is worth nothing to anybody until its term is over."""
+        for index, refusal in refused.items():
+            head, _ = posted.said[index]
+            if refusal.code == "retired" and head.what == "Close":
+                self._expired.add((head.holder, head.rid))
 
     def healed(self) -> None:
         for site in self.world.sites:
@@ -54,6 +72,8 @@ class Agreement(Check):
         """What the site says is over is over at the broker and at the guest."""
         guest = self._seat(lease.guest.kid)
         held = guest.lease(lease.key) if guest is not None and not guest.gone else None
+        if self._forgotten_by(lease.key, "site", "guest"):
+            held = None  # who was restored may learn of it only when the term is over
         if lease.final and isinstance(held, GuestRecord) and not held.final:
             self.violated(lease.key, f"{site.name} says {lease.state}, the guest {held.state}")
         given_up = isinstance(held, GuestRecord) and held.final and not lease.final
@@ -64,6 +84,11 @@ class Agreement(Check):
         if payload is None or broker is None or broker.name in self.world.cheats:
             return
         receipt = read_receipt(payload)
+        split = self.world.restorer.split | self.world.restorer.unfollowed
+        if self._forgotten_by(lease.key, "broker") or any(
+            posting.parent in split for posting in receipt.postings
+        ):
+            return  # with nothing to show for it, it would seem to sell it twice (rule 3)
         stuck = len(receipt.failed_units)
         sold = broker.lease(lease.key)
         if isinstance(sold, BrokerRecord):
@@ -79,7 +104,9 @@ class Agreement(Check):
         guest = self._seat(lease.guest.kid)
         if guest is None or guest.gone or broker.name in self.world.cheats:
             return
-        if lease.key in self.world.wild:
+        if lease.key in self.world.wild or lease.key in self._expired:
+            return
+        if self._forgotten_by(lease.key, "site", "broker", "guest"):
             return
         if any(site.lease(lease.key) is not None for site in self.world.sites):
             return  # judged by what that site says
@@ -88,6 +115,11 @@ class Agreement(Check):
             return
         if any(grant.term.end > broker.tick() + SKEW for grant in lease.grants):
             self.violated(lease.key, f"it is over, and {broker.name} keeps its units")
+
+    def _forgotten_by(self, key: Key, *parts: str) -> bool:
+        """Whether one of these was restored, and has lost something of the lease."""
+        seats = [seat for seat in self.world.seats.values() if seat.part in parts]
+        return self.world.restorer.has_forgotten(seats, key)
 
     def _seat(self, kid: str) -> Seat | None:
         return self.world.seats.get(self.facts.names.get(kid, ""))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from shirako.simulation.checks.check import Check
-from shirako.simulation.facts import Commit
+from shirako.simulation.facts import Commit, Restoration
 from shirako.simulation.nodes import Node
 from shirako.simulation.records import Key, SiteRecord, UnitRecord
 
@@ -32,6 +32,12 @@ class Clean(Check):
         for _, key, old, new in commit.changes:
             if isinstance(new, SiteRecord):
                 self._take_lease(key, old, new)
+
+    def restored(self, restoration: Restoration) -> None:
+        """The site knows of its units what the backup does."""
+        for record in restoration.after.values():
+            if isinstance(record, UnitRecord):
+                self._units[record.name] = record
 
     def _released(self, owner: Key, unit: UnitRecord) -> None:
         if not unit.quarantined:

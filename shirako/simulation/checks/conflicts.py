@@ -18,7 +18,7 @@ from shirako.core.claims import Chain, Claim, Unfit
 from shirako.core.conflict import CHILDREN_MAX, Conflict, Verdict, allowed, judge, weight
 from shirako.simulation.attacks import SHADOW
 from shirako.simulation.checks.check import CLOCK_SECONDS, Check
-from shirako.simulation.facts import Commit, Posted
+from shirako.simulation.facts import Commit, Posted, Restoration
 from shirako.simulation.records import (
     BrokerRecord,
     DelegationRecord,
@@ -28,6 +28,7 @@ from shirako.simulation.records import (
     read_failed,
     read_presented,
     read_receipt,
+    spent_in,
 )
 from shirako.simulation.seats import Seat
 from shirako.simulation.signatures import payload_of
@@ -39,6 +40,7 @@ FITS = "what was redeemed before the turn leaves room for it"
 OVER = "too much was sold only of instants that are over"
 MADE_UP = "without claims that cite what nobody has written it is not too much"
 FORGOTTEN = "the site has forgotten the receipts that are cited"
+RESTORED = "the site was restored, and has forgotten what was redeemed"
 
 
 class Redeemed(NamedTuple):
@@ -94,6 +96,13 @@ class Conflicts(Check):
             elif isinstance(new, DelegationRecord) and new.source:
                 self._take_sold(None, new.chain)
 
+    def restored(self, restoration: Restoration) -> None:
+        """What a site has forgotten is nothing that it could show."""
+        if restoration.part == "site":
+            redeemed = self._redeemed.get(restoration.actor, {})
+            for key, spent in spent_in(restoration.before) - spent_in(restoration.after):
+                redeemed.pop((key, spent.issuer, spent.jti), None)
+
     def _take_of_site(self, site: str, key: Key, new: Any) -> None:
         if isinstance(new, DelegationRecord):
             self._roots[digest(new.chain[0])] = new.chain[0]
@@ -126,7 +135,9 @@ class Conflicts(Check):
             places = self._places.setdefault(posting.parent, {})
             if posting.place in places:
                 continue
-            if posting.before in places.values():
+            # what a site has forgotten to have written it writes anew
+            anew = posting.parent in self.world.restorer.split
+            if posting.before in places.values() and not anew:
                 self.violated(None, f"{commit.actor} has written its account in two ways")
             places[posting.place] = posting.before
             entries = self._entries.setdefault((posting.parent, posting.place.volume), [])
@@ -215,6 +226,8 @@ class Conflicts(Check):
             self.violated(key, f"{site} speaks of a conflict, and does not show it")
         else:
             why = self._why_not_shown(self.world.seats[site], ticket, asked.at)
+            if not why and site in self.world.restorer.restored:
+                why = RESTORED
             if not why:
                 self.violated(key, f"{site} could have shown who sold too much, and does not")
             self._count(f"{NOT_SHOWN}: {why}")
@@ -222,6 +235,8 @@ class Conflicts(Check):
             above = self._verifier.chain(chain)[:-1]
             if any(self._cheats(claim.holder.kid) for claim in above):
                 return
+            if any(claim.digest in self.world.restorer.split for claim in above):
+                return  # given back, by a receipt that the site has forgotten
         self.violated(key, f"{site} refuses as {code} what honest brokers have sold")
 
     def _count(self, what: str) -> None:
@@ -311,7 +326,7 @@ class Conflicts(Check):
 
     def _page(self, parent: str, cited: Citation) -> Page | None:
         """What was written up to there; None: nobody has written that."""
-        if not self._is_written(parent, cited):
+        if not self._is_written(parent, cited) or parent in self.world.restorer.split:
             return None
         if cited.volume and (parent, cited.volume) not in self._carried:
             return None  # opened and forgotten in one commit

@@ -103,6 +103,8 @@ class Durable(Check):
                     self.violated(key, f"{seat.name} acknowledges {head.what} and has nothing")
             elif isinstance(record, LeaseRecord | DelegationRecord):
                 line = record.lines.get(sender)
+                if line is None and (seat.name, key) in self.world.restorer.lost:
+                    continue  # it had nothing to say to then, and was begun anew in the same turn
                 if line is None or line.seen < head.n:
                     self.violated(key, f"{seat.name} acknowledges {head.what} without taking it")
 
@@ -112,6 +114,8 @@ class Durable(Check):
         """What a person was told is done is done."""
         seat = self.world.seats[actor]
         record = seat.lease(key)
+        if (actor, key) in self.world.restorer.lost:
+            return
         if not isinstance(record, GuestRecord):
             if (actor, key) not in self._forgotten:
                 self.violated(key, f"{actor} has told of a {what}, and has nothing")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from shirako.simulation import signatures
 from shirako.simulation.checks.check import CLOCK_SECONDS, Check
 from shirako.simulation.checks.spans import Span, most
-from shirako.simulation.facts import Commit
+from shirako.simulation.facts import Commit, Restoration
 from shirako.simulation.records import (
     ClaimBody,
     DelegationRecord,
@@ -21,6 +21,7 @@ from shirako.simulation.records import (
     SiteRecord,
     SpentRecord,
     read_claim,
+    spent_in,
 )
 from shirako.trust import digest
 
@@ -60,6 +61,13 @@ class Rooted(Check):
                     self._take(commit, key, new, spent)
                 if new.final and (old is None or not old.final):
                     self._give_back(key, new)
+
+    def restored(self, restoration: Restoration) -> None:
+        """What a site has forgotten to be spent it can not count."""
+        if restoration.part == "site":
+            known = spent_in(restoration.after)
+            for key, spent in spent_in(restoration.before) - known:
+                self._take_out(key, spent)
 
     # One claim --------------------------------------------------------------------------------
 
@@ -125,8 +133,11 @@ class Rooted(Check):
     def _give_back(self, key: Key, lease: SiteRecord) -> None:
         """A lease that is over uses nothing any more."""
         for spent in lease.spent:
-            for ancestor in spent.ancestors:
-                self._spent.get(ancestor.digest, {}).pop((key, spent.issuer, spent.jti), None)
+            self._take_out(key, spent)
+
+    def _take_out(self, key: Key, spent: SpentRecord) -> None:
+        for ancestor in spent.ancestors:
+            self._spent.get(ancestor.digest, {}).pop((key, spent.issuer, spent.jti), None)
 
     def _read_new_claims(self) -> None:
         tokens = signatures.signed_claims()

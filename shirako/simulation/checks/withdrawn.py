@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from shirako.simulation.checks.check import CLOCK_SECONDS, Check
 from shirako.simulation.checks.spans import Span, most
-from shirako.simulation.facts import Commit
+from shirako.simulation.facts import Commit, Restoration
 from shirako.simulation.records import (
     BrokerRecord,
     DelegationRecord,
@@ -21,6 +21,7 @@ from shirako.simulation.records import (
     SpentRecord,
     UnitRecord,
     read_revocation,
+    spent_in,
 )
 from shirako.simulation.signatures import payload_of
 from shirako.trust import digest
@@ -45,7 +46,7 @@ class Withdrawn(Check):
         before, drained, gone = dict(self._left), set(self._drained), set(self._gone)
         for _, _, _, new in commit.changes:
             if isinstance(new, DelegationRecord):
-                self._hear(commit, new)
+                self._hear(commit.actor, commit.part, new)
             elif isinstance(new, UnitRecord):
                 where = (commit.actor, new.name)
                 (self._drained.add if new.drained else self._drained.discard)(where)
@@ -61,20 +62,37 @@ class Withdrawn(Check):
             elif isinstance(new, BrokerRecord) and commit.actor not in self.world.cheats:
                 self._check_sold(commit, key, old, new, gone)
 
-    def _hear(self, commit: Commit, new: DelegationRecord) -> None:
+    def restored(self, restoration: Restoration) -> None:
+        """What the actor was told after the backup it does not know of any more."""
+        actor, after = restoration.actor, restoration.after.values()
+        self._drained = {where for where in self._drained if where[0] != actor}
+        self._gone = {where for where in self._gone if where[0] != actor}
+        for record in restoration.before.values():
+            if isinstance(record, DelegationRecord) and restoration.part == "site":
+                self._left.pop(digest(record.chain[0]), None)
+        for record in after:
+            if isinstance(record, UnitRecord) and record.drained:
+                self._drained.add((actor, record.name))
+            elif isinstance(record, DelegationRecord):
+                self._hear(actor, restoration.part, record)
+        if restoration.part == "site":
+            for key, spent in spent_in(restoration.before) - spent_in(restoration.after):
+                self._spent.get(spent.ancestors[0].digest, {}).pop((key, spent.jti), None)
+
+    def _hear(self, actor: str, part: str, new: DelegationRecord) -> None:
         if not new.revocation:
             return
         payload = payload_of(new.revocation)
         if payload is None:
-            self.violated(None, f"{commit.actor} believes a revocation that nobody has signed")
+            self.violated(None, f"{actor} believes a revocation that nobody has signed")
             return
         said = read_revocation(payload)
         if said.digest != digest(new.chain[0]):
-            self.violated(None, f"{commit.actor} believes a revocation of another claim")
-        elif commit.part == "site":
+            self.violated(None, f"{actor} believes a revocation of another claim")
+        elif part == "site":
             self._left[said.digest] = int(said.units * new.overbooking)
         else:
-            where = (commit.actor, new.id)
+            where = (actor, new.id)
             (self._gone.discard if said.units else self._gone.add)(where)
 
     def _check_redeemed(
