@@ -60,6 +60,8 @@ class Rotating(World):
         return ""
 
     async def extend(self, key: Key, seconds: int) -> None:
+        # who was stopped in the middle of a turn begins before it
+        await self.reach("guest", key, "Active")
         end = self.actors["guest"].role.leases[key].term.end + seconds
 
         def act(role: Any, now: int) -> Any:
