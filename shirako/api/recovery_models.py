@@ -13,7 +13,7 @@ class RecoveryRequest(Inward):
     dry_run: bool = False
     """Tell what would happen by it, and change nothing."""
     backup_was_current: bool = False
-    """Of a broker: nothing was sold after the backup, so it may sell all that it holds."""
+    """Of a broker: nothing was sold or given back since, so it may sell all that it holds."""
 
 
 class HeldLease(Outward):

@@ -162,15 +162,15 @@ def restore(actor: str, file: Path, dry_run: bool, descriptor: Path, as_json: bo
 Examples:
   shirako recover site --dry-run                 # what would end, run, be quarantined
   shirako recover site --yes
-  shirako recover broker --backup-was-current    # nothing was sold after the backup"""
+  shirako recover broker --backup-was-current    # nothing was sold or given back after it"""
 )
 @click.argument("actor", required=False)
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and change nothing.")
 @click.option(
     "--backup-was-current",
     is_flag=True,
-    help="Of a broker: nothing was sold after the backup, so it may sell all it holds. Without "
-    "this it sells nothing of what it held, until those delegations are over.",
+    help="Of a broker: nothing was sold or given back after the backup, so it may sell all it "
+    "holds. Without this it sells nothing of what it held, until those delegations are over.",
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @connected

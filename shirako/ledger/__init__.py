@@ -78,6 +78,10 @@ class LedgerError(Exception):
     """The ledger can not be used: locked by another process, damaged, or of a newer version."""
 
 
+class LogChanged(LedgerError):
+    """The log is not what was written to it."""
+
+
 class LedgerLost(LedgerError):
     """Another copy of the actor has taken the ledger over: this one has to end."""
 
@@ -157,8 +161,13 @@ decode_entries = msgspec.json.Decoder(list[Entry]).decode
 
 
 def last_tick(link: Link | None) -> int:
-    """The latest tick of a link's entries; 0 where there is none."""
-    return 0 if link is None else max(entry.tick for entry in decode_entries(link.body))
+    """The latest tick of a link's entries; 0 where there is no link. Raises `LogChanged`."""
+    if link is None:
+        return 0
+    try:
+        return max(entry.tick for entry in decode_entries(link.body))
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        raise LogChanged("the log was changed: its last commit has no entries") from error
 
 
 def link_hash(previous: str, body: bytes) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import MsgspecError, Struct
 
-from shirako.ledger import LedgerError, Link, decode_entries, verify_links
+from shirako.ledger import LedgerError, Link, LogChanged, decode_entries, verify_links
 from shirako.ledger.copying import reading
 from shirako.ledger.inspection import UNREADABLE, read_links
 from shirako.ledger.mark import mark_path, read_mark
@@ -79,12 +79,10 @@ def read_audit_on_server(url: str, actor: str, noted: str = "") -> Audit:
                 _check_left(found, source.total.links, source.total.head)
             except LedgerError as error:
                 raise Refuted("audit record", str(error)) from None
+    except LogChanged as error:
+        raise Refuted("audit record", str(error)) from None
     except LedgerError as error:
         raise Unreadable(str(error)) from None
-    except (MsgspecError, ValueError, TypeError):  # `reading` looks into the last one for its tick
-        raise Refuted(
-            "audit record", "the log was changed: its last commit has no entries"
-        ) from None
     return found.told()
 
 

@@ -230,6 +230,8 @@ def test_what_is_damaged_makes_no_backup(tmp_path: Path) -> None:
             "entry 7 does not follow",
         ),
         ("DELETE FROM log WHERE number = 29", "links: "),
+        ("UPDATE log SET body = X'7b7d' WHERE number = 29", "last commit has no entries"),
+        ("UPDATE log SET body = X'5b5d' WHERE number = 29", "last commit has no entries"),
     ):
         path.write_bytes(sound)
         db = sqlite3.connect(path)
