@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-TABLE_STATES_MAX = 220
-FUNCTION_STATES_MAX = 100
+TABLE_STATES_MAX = 80
+FUNCTION_STATES_MAX = 40
 """Of the worlds in which they are run all the same: one that is caught there is listed wrongly."""
 
 
