@@ -50,7 +50,8 @@ def within_time(actor: Actor[Any], limits: Limits) -> Any:
                 # a connection that is closed with bytes unread takes the answer with it.
                 request.content.set_exception(None)  # type: ignore[arg-type] # takes it back
             if known is not None:
-                known.request_ends()
+                # what still comes of a body is no header of the next request
+                request.content.on_eof(known.request_ends)
 
     return middleware
 

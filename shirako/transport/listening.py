@@ -190,7 +190,7 @@ class Connection(web.RequestHandler):
         self._header_due = None
 
     def request_ends(self) -> None:
-        """It is answered, but for sending that; the next byte begins another header."""
+        """It is answered, but for sending that, and here; the next byte begins another header."""
         self._handling = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
