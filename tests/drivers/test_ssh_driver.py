@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -263,7 +264,8 @@ async def test_no_answer_to_a_key_is_not_taken_for_a_refusal(
             transport = paramiko.Transport(connection)
             transport.set_log_channel("shirako_drivers.paramiko")
             transport.add_server_key(host_key)
-            await asyncio.to_thread(transport.start_server, None, _Undecided(transport, hangs_up))
+            # not waited for: it may have hung up before it is told that it has begun
+            transport.start_server(threading.Event(), _Undecided(transport, hangs_up))
             transports.append(transport)
         with pytest.raises(HandlerFailed, match="in 2 attempts"):
             await handler
